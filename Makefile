@@ -1,0 +1,42 @@
+# Every target does all of its own set-up: a fresh machine needs Python 3.11 or newer, git and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test lint check generate clean
+help:            ## what there is
+	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 12
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("esrm needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.run   ## a microVM boots, hot-plugs, crashes and comes back; seconds
+	$(BIN)/esrm demo
+
+test: $(VENV)/.dev   ## the whole test-suite
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.dev   ## ruff, pyright strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+check: $(VENV)/.dev   ## generated files are what their generators write
+	$(BIN)/python tools/schemas.py --check
+	$(BIN)/python tools/docs.py --check
+
+generate: $(VENV)/.dev   ## write the generated files anew
+	$(BIN)/python tools/schemas.py
+	$(BIN)/python tools/docs.py
+
+clean:           ## remove what the targets made
+	rm -rf $(VENV) esrm-demo.db* esrm-demo.html

@@ -1,0 +1,226 @@
+"""What is free and who holds the rest: one ledger a space, and one for each parent's window.
+
+Two ordered maps tell it all: the free ranges, which answer "where does it fit" in logarithmic time, and the held ones,
+which answer "who is in the way". It is a projection of the events like everything else, built from the state on first
+use and kept current by ``evolve``. It decides nothing: ``placement.py`` asks it where, ``state.py`` tells it what
+happened. Next: ``ranges.py``, the ordered map underneath.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from heapq import merge
+
+import msgspec
+
+from esrm.core.events import Holding
+from esrm.core.platform import Platform, Range, Reserved
+from esrm.core.ranges import RangeMap
+from esrm.core.resources import Space, bounds
+from esrm.errors import AddressConflict, NotAllocated, OutOfRange
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """How full a space is, in numbers of that space (bytes, ports, lines): total = free + held + reserved."""
+
+    space: Space
+    total: int
+    free: int
+    held: int
+    reserved: int
+    holes: int
+    hole_max: int
+
+    def __str__(self) -> str:
+        share = f"{100 * self.free // self.total}% free" if self.total else "no pool"
+        return f"{self.space.value} {share}, {self.holes} holes"
+
+
+class Ledger:
+    """The free and the held numbers of one space, or of one parent's window in it.
+
+    Numbers outside the pools can be taken only when asked for by name, and only where ``beyond`` has them: any
+    Ethernet address, and the platform's shared line.
+    """
+
+    def __init__(
+        self, space: Space, pools: Iterable[Range], reserved: Iterable[Reserved] = (), shared_line: int | None = None
+    ) -> None:
+        self.space = space
+        lines = [] if shared_line is None else [(shared_line, shared_line)]
+        self.pools = tuple(_without(pools, lines))
+        self.reserved = sorted((r.first, r.last, r.owner) for r in reserved)
+        self.shared_line = shared_line
+        self.shared: set[int] = set()
+        self.free: RangeMap[None] = RangeMap()
+        self.beyond: RangeMap[None] = RangeMap()
+        self.held: RangeMap[tuple[str, ...]] = RangeMap()
+        walls = [(first, last) for first, last, _ in self.reserved]
+        for first, last in _without(self.pools, walls):
+            self.free.release(first, last)
+        by_name = [(0, space.last)] if space is Space.MAC else lines
+        for first, last in _without(by_name, [*walls, *self.pools]):
+            self.beyond.release(first, last)
+
+    @property
+    def window(self) -> Range:
+        """From the first pool's first number to the last pool's last."""
+        return (self.pools[0][0], self.pools[-1][1]) if self.pools else (0, self.space.last)
+
+    def take(self, first: int, last: int, owner: str, *, shared: bool = False) -> None:
+        """Enter what ``owner`` was given; a ``shared`` line may be entered for many.
+
+        Raises:
+            AddressConflict: held by somebody, or reserved. OutOfRange: in no pool. Nothing is changed then.
+        """
+        if shared and first in self.shared:
+            _, owners = self.held.remove(first)
+            self.held.insert(first, last, (*owners, owner))
+            return
+        try:
+            self._source(first).carve(first, last)
+        except ValueError:
+            raise self.denial(first, last) from None
+        self.held.insert(first, last, (owner,))
+        if shared:
+            self.shared.add(first)
+
+    def give(self, first: int, last: int, owner: str) -> None:
+        """Take back what ``owner`` held; the last of those who share a line frees it.
+
+        Raises:
+            NotAllocated: exactly this range is not held by this owner. Nothing is changed then.
+        """
+        entry = self.held.get(first)
+        if entry is None or entry[0] != last or owner not in entry[1]:
+            raise NotAllocated(self._not_held(first, last, owner))
+        owners = list(entry[1])
+        owners.remove(owner)
+        self.held.remove(first)
+        if owners:
+            self.held.insert(first, last, tuple(owners))
+            return
+        self.shared.discard(first)
+        self._source(first).release(first, last)
+
+    def holdings(self, first: int, last: int) -> Iterator[Holding]:
+        """Everything held or reserved that touches first..last, in address order; sharers one by one."""
+        for base, end, owners, is_reserved in merge(self._held(first, last), self._walls(first, last)):
+            for owner in owners:
+                yield Holding(owner, self.space, base, end, is_reserved)
+
+    def denial(self, first: int, last: int) -> AddressConflict | OutOfRange:
+        """Why first..last cannot be had: reserved, in no pool, for sharers only, or held; the message says by whom."""
+        where = f"{self.space.value} {bounds(self.space, first, last)}"
+        walls = [str(Holding(owners[0], self.space, low, high, True)) for low, high, owners, _ in self._walls(first, last)]
+        if walls:
+            return AddressConflict(f"{where} is held by {', '.join(walls)}")
+        if first == self.shared_line:
+            return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
+        if not self._covers(first, last):
+            return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
+        return AddressConflict(f"{where} is held by {', '.join(map(str, self.holdings(first, last)))}")
+
+    def usage(self) -> Usage:
+        """How full the pools are; what was taken beyond them by name does not count."""
+        total = sum(last - first + 1 for first, last in self.pools)
+        free, holes, hole_max, _ = self.free.extent(0, 0, self.space.last)
+        walls = _merged((first, last) for first, last, _ in self.reserved)
+        reserved = sum(
+            min(last, high) - max(first, low) + 1
+            for first, last in walls
+            for low, high in self.pools
+            if first <= high and last >= low
+        )
+        return Usage(self.space, total, free, total - free - reserved, reserved, holes, hole_max)
+
+    def _source(self, first: int) -> RangeMap[None]:
+        """Where a number comes from and returns to: the pools, or beyond them."""
+        if first == self.shared_line:
+            return self.beyond
+        index = bisect_right(self.pools, (first, self.space.last)) - 1
+        return self.free if index >= 0 and first <= self.pools[index][1] else self.beyond
+
+    def _held(self, first: int, last: int) -> Iterator[tuple[int, int, tuple[str, ...], bool]]:
+        return ((base, end, owners, False) for base, end, owners in self.held.overlapping(first, last))
+
+    def _walls(self, first: int, last: int) -> Iterator[tuple[int, int, tuple[str, ...], bool]]:
+        return ((low, high, (owner,), True) for low, high, owner in self.reserved if low <= last and high >= first)
+
+    def _covers(self, first: int, last: int) -> bool:
+        """Whether the pools, joined where they touch, have all of first..last, free or not."""
+        if self.space is Space.MAC:
+            return last <= self.space.last
+        reach = first
+        for low, high in self.pools:
+            if low <= reach <= high:
+                reach = high + 1
+        return reach > last
+
+    def _not_held(self, first: int, last: int, owner: str) -> str:
+        holders = ", ".join(map(str, self.holdings(first, last))) or "nobody"
+        return f"{owner} does not hold {self.space.value} {bounds(self.space, first, last)}; held there: {holders}"
+
+    def _pools_text(self) -> str:
+        return ", ".join(bounds(self.space, *pool) for pool in self.pools) or f"no pool of {self.space.value}"
+
+
+class Allocator:
+    """A ledger for each space of a platform, and one for each window that a parent device holds."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self._ledgers: dict[Space, Ledger] = {}
+        self._windows: dict[str, dict[Space, Ledger]] = {}
+
+    def ledger(self, space: Space) -> Ledger:
+        """The ledger of the platform's own pools for a space."""
+        home = self.platform.home(space)
+        if home not in self._ledgers:
+            reserved = [r for r in self.platform.reserved if self.platform.home(r.space) is home]
+            line = self.platform.shared_irq if home is Space.LEGACY_IRQ else None
+            self._ledgers[home] = Ledger(home, self.platform.pools.get(home, ()), reserved, line)
+        return self._ledgers[home]
+
+    def window(self, parent: str, space: Space, ranges: Iterable[Range]) -> Ledger:
+        """The ledger of the ranges that ``parent`` holds and its children share out among themselves."""
+        windows = self._windows.setdefault(parent, {})
+        if space not in windows:
+            windows[space] = Ledger(space, sorted(ranges))
+        return windows[space]
+
+    def close(self, parent: str) -> None:
+        """Forget the windows of a device that gave up its ranges."""
+        self._windows.pop(parent, None)
+
+    def usage(self) -> dict[Space, Usage]:
+        """How full each space with a pool is."""
+        return {space: self.ledger(space).usage() for space in self.platform.pools}
+
+
+def _merged(ranges: Iterable[Range]) -> list[Range]:
+    """Sorted, with those that overlap made one."""
+    result: list[Range] = []
+    for first, last in sorted(ranges):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(result[-1][1], last))
+        else:
+            result.append((first, last))
+    return result
+
+
+def _without(ranges: Iterable[Range], holes: Iterable[Range]) -> list[Range]:
+    """The ranges less the holes."""
+    result: list[Range] = []
+    walls = _merged(holes)
+    for first, last in ranges:
+        for low, high in walls:
+            if high < first or low > last:
+                continue
+            if low > first:
+                result.append((first, low - 1))
+            first = high + 1
+        if first <= last:
+            result.append((first, last))
+    return result

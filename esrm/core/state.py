@@ -1,0 +1,391 @@
+"""What is true now: the state of one VM, and how each event changes it.
+
+``evolve`` applies what already happened. It cannot refuse; if it cannot apply, the log is not one that ``decide`` ever
+wrote, and that is ``Corrupt``. It is all that replay does, so it touches dictionaries only: the allocator's ledgers and
+the bus are projections built from the devices when somebody first asks, and kept current from then on.
+
+Next: ``decide.py``, which looks at this state before anything happens.
+"""
+
+# pyright: reportPrivateUsage=false
+# The handlers of `evolve` are the other half of VmState, and alone may touch what it keeps to itself.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from esrm.core import events as e
+from esrm.core.allocator import Allocator, Ledger
+from esrm.core.bus import Bus
+from esrm.core.lifecycle import ANSWERING, TRANSITIONS, Phase
+from esrm.core.platform import Platform
+from esrm.core.resources import (
+    DeviceResources,
+    LegacyIrq,
+    LegacyIrqConstraint,
+    Resource,
+    ResourceConstraint,
+    Space,
+    span,
+)
+from esrm.errors import Corrupt, Refused, UnknownDevice
+from esrm.names import suggestion
+
+
+class DeviceState(msgspec.Struct, frozen=True, gc=False):
+    """One device as the log tells it."""
+
+    name: str
+    kind: str
+    parent: str | None
+    phase: Phase
+    constraints: tuple[ResourceConstraint, ...] = ()
+    allocated: tuple[Resource, ...] = ()
+
+    @property
+    def resources(self) -> DeviceResources:
+        """What it holds, in request order (a copy: the log alone changes what is held)."""
+        return DeviceResources(self.allocated)
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.kind or 'device'}] {self.phase.value}: {self.resources}"
+
+
+class VmState:
+    """One VM after ``revision`` (-1: nothing has happened yet). Two states are equal when the same things are true.
+
+    Attributes:
+        platform: from the first event; None before it.
+        devices: by name, in the order of their creation.
+        revision: of the last event applied.
+    """
+
+    __slots__ = ("_allocator", "_bus", "_children", "devices", "platform", "revision")
+
+    def __init__(self) -> None:
+        self.platform: Platform | None = None
+        self.devices: dict[str, DeviceState] = {}
+        self.revision = -1
+        self._children: dict[str, dict[str, None]] = {}
+        self._allocator: Allocator | None = None
+        self._bus: Bus | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VmState):
+            return NotImplemented
+        return (self.revision, self.platform, self.devices) == (other.revision, other.platform, other.devices)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        name = self.platform.name if self.platform else "no platform"
+        return f"<VmState at {self.revision}: {name}, {len(self.devices)} devices>"
+
+    def copy(self) -> VmState:
+        """A state of its own; the devices are values and are shared."""
+        twin = VmState()
+        twin.platform, twin.revision = self.platform, self.revision
+        twin.devices = dict(self.devices)
+        twin._children = {parent: dict(names) for parent, names in self._children.items()}
+        return twin
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def device(self, name: str) -> DeviceState:
+        """The device of that name.
+
+        Raises:
+            UnknownDevice: there is none; the message offers names that come close.
+        """
+        try:
+            return self.devices[name]
+        except (KeyError, TypeError):
+            hint = suggestion(name, self.devices)
+            raise UnknownDevice(f"no device {name!r:.80} in this VM; {hint}") from None
+
+    def children(self, name: str | None) -> list[DeviceState]:
+        """The devices directly inside ``name`` (None: those inside nobody), in order of creation."""
+        if name is None:
+            return [device for device in self.devices.values() if device.parent is None]
+        return [self.devices[child] for child in self._children.get(name, ())]
+
+    def descendants(self, name: str) -> Iterator[DeviceState]:
+        """Everything inside a device, however deep, parents before their children."""
+        waiting = self.children(name)
+        while waiting:
+            device = waiting.pop(0)
+            yield device
+            waiting += self.children(device.name)
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """The names of the devices around a device, nearest first."""
+        found: list[str] = []
+        parent = self.devices[name].parent
+        while parent is not None:
+            found.append(parent)
+            parent = self.devices[parent].parent
+        return tuple(found)
+
+    def walk(self, *, reverse: bool = False) -> list[DeviceState]:
+        """All devices breadth first, parents before children; reversed it is the safe order of tear-down."""
+        order = self.children(None)
+        for device in order:
+            order += self.children(device.name)
+        return order[::-1] if reverse else order
+
+    def holders(self, space: Space, first: int, last: int | None = None) -> list[e.Holding]:
+        """Who holds (or reserves) any of first..last, in address order, the outer before the inner.
+
+        Linear in what is held: it asks the devices themselves, and so can judge the allocator.
+        """
+        last = first if last is None else last
+        found = [
+            e.Holding(device.name, space, low, high)
+            for device in self.walk()
+            for where, low, high in map(span, device.allocated)
+            if where is space and low <= last and high >= first
+        ]
+        for entry in self.platform.reserved if self.platform else ():
+            if entry.space is space and entry.first <= last and entry.last >= first:
+                found.append(e.Holding(entry.owner, space, entry.first, entry.last, reserved=True))
+        return sorted(found, key=lambda holding: (holding.first, -holding.last))
+
+    # -- projections --------------------------------------------------------------------------------------------------
+
+    @property
+    def allocator(self) -> Allocator:
+        """The free and held ranges, built on first use.
+
+        Raises:
+            Corrupt: two devices hold the same thing, which no log of ours can say.
+        """
+        if self._allocator is None:
+            if self.platform is None:
+                raise Refused("this VM has no platform yet: nothing has happened in it")
+            self._allocator = Allocator(self.platform)
+            for device in self.walk():
+                self._take(device)
+        return self._allocator
+
+    @property
+    def bus(self) -> Bus:
+        """Who answers where, built on first use."""
+        if self._bus is None:
+            self._bus = Bus()
+            for device in self.devices.values():
+                if device.phase in ANSWERING:
+                    self._connect(device)
+        return self._bus
+
+    def ledger(self, device: DeviceState, space: Space) -> Ledger:
+        """What serves a device: the window of the nearest ancestor that holds addresses there, else the platform."""
+        if space.nests and device.parent is not None:
+            for name in self.ancestors(device.name):
+                ranges = [(low, high) for where, low, high in map(span, self.devices[name].allocated) if where is space]
+                if ranges:
+                    return self.allocator.window(name, space, ranges)
+        return self.allocator.ledger(space)
+
+    def _take(self, device: DeviceState) -> None:
+        shares = _shares(device)
+        for index, resource in enumerate(device.allocated):
+            space, first, last = span(resource)
+            try:
+                self.ledger(device, space).take(first, last, device.name, shared=index in shares or self._common(resource))
+            except Refused as error:
+                raise Corrupt(f"after revision {self.revision}: {device.name} cannot hold {resource}: {error}") from error
+
+    def _give(self, device: DeviceState) -> None:
+        for resource in device.allocated:
+            space, first, last = span(resource)
+            self.ledger(device, space).give(first, last, device.name)
+        self.allocator.close(device.name)
+
+    def _common(self, resource: Resource) -> bool:
+        return isinstance(resource, LegacyIrq) and self.platform is not None and resource.irq == self.platform.shared_irq
+
+    def _connect(self, device: DeviceState) -> None:
+        ancestors = self.ancestors(device.name)
+        for space, first, last in map(span, device.allocated):
+            if space in _ON_BUS:
+                self.bus.register(space, first, last - first + 1, device.name, ancestors)
+
+    def _disconnect(self, device: DeviceState) -> None:
+        for space, first, last in map(span, device.allocated):
+            if space in _ON_BUS:
+                self.bus.unregister(space, first, last - first + 1, device.name)
+
+
+_ON_BUS = frozenset({Space.PIO, Space.MMIO})
+
+
+def _shares(device: DeviceState) -> set[int]:
+    """The indexes of the lines that a device asked to share: the n-th line answers the n-th wish for one."""
+    wishes = [c.shared for c in device.constraints if isinstance(c, LegacyIrqConstraint)]
+    if not any(wishes):
+        return set()
+    lines = [index for index, resource in enumerate(device.allocated) if isinstance(resource, LegacyIrq)]
+    return {index for index, shared in zip(lines, wishes, strict=False) if shared}
+
+
+# -- evolve ----------------------------------------------------------------------------------------------------------
+
+
+def evolve(state: VmState, event: e.Event) -> VmState:
+    """Apply one event that happened; the state is changed in place and returned.
+
+    Raises:
+        Corrupt: it cannot have happened to this state. The state is then not to be used any more.
+    """
+    _HANDLERS[type(event)](state, event)
+    state.revision += 1
+    return state
+
+
+def replay(history: Iterable[e.Event]) -> VmState:
+    """The state that a history leads to."""
+    state = VmState()
+    for event in history:
+        evolve(state, event)
+    return state
+
+
+def _vm_created(state: VmState, event: e.VmCreated) -> None:
+    if state.revision != -1:
+        raise Corrupt(f"revision {state.revision + 1}: VmCreated is always the first event, and only that")
+    if not 1 <= event.format <= e.LOG_FORMAT:
+        raise Corrupt(f"log format {event.format}; this version reads 1 to {e.LOG_FORMAT}: a newer esrm wrote it")
+    state.platform = event.platform
+
+
+def _device_created(state: VmState, event: e.DeviceCreated) -> None:
+    name, parent = event.device, event.parent
+    if state.platform is None:
+        raise Corrupt(f"revision {state.revision + 1}: the first event is not VmCreated")
+    if name in state.devices:
+        raise Corrupt(f"revision {state.revision + 1}: DeviceCreated for {name!r:.80}, which lives")
+    if parent is not None:
+        if parent not in state.devices:
+            raise Corrupt(f"revision {state.revision + 1}: {name!r:.80} is created inside {parent!r:.80}, which is unknown")
+        state._children.setdefault(parent, {})[name] = None
+    state.devices[name] = DeviceState(name, event.kind, parent, Phase.CREATED)
+
+
+def _step(state: VmState, name: str, event: type) -> tuple[DeviceState, Phase]:
+    """The device and the phase it enters. (Removal, which enters none, does not come here.)"""
+    device = state.devices.get(name)
+    phase = None if device is None else TRANSITIONS.get((device.phase, event))
+    if device is None or phase is None:
+        raise _out_of_order(state, name, device, event)
+    return device, phase
+
+
+def _out_of_order(state: VmState, name: str, device: DeviceState | None, event: type) -> Corrupt:
+    what = f"in phase {device.phase.value}" if device else "which does not live"
+    return Corrupt(f"revision {state.revision + 1}: {event.__name__} for {name!r:.80}, {what}")
+
+
+def _enter(state: VmState, name: str, event: type) -> DeviceState:
+    """Change nothing but the phase."""
+    device, phase = _step(state, name, event)
+    entered = DeviceState(name, device.kind, device.parent, phase, device.constraints, device.allocated)
+    state.devices[name] = entered
+    return entered
+
+
+def _constraints_declared(state: VmState, event: e.ConstraintsDeclared) -> None:
+    device, phase = _step(state, event.device, e.ConstraintsDeclared)
+    state.devices[device.name] = DeviceState(device.name, device.kind, device.parent, phase, event.constraints)
+
+
+def _resources_allocated(state: VmState, event: e.ResourcesAllocated) -> None:
+    device, phase = _step(state, event.device, e.ResourcesAllocated)
+    entered = DeviceState(device.name, device.kind, device.parent, phase, device.constraints, event.resources)
+    state.devices[device.name] = entered
+    if state._allocator is not None:
+        state._take(entered)
+
+
+def _resources_released(state: VmState, event: e.ResourcesReleased) -> None:
+    device, phase = _step(state, event.device, e.ResourcesReleased)
+    if event.resources != device.allocated:
+        raise Corrupt(f"revision {state.revision + 1}: {device.name!r:.80} releases what it does not hold")
+    if state._allocator is not None:
+        state._give(device)
+    state.devices[device.name] = DeviceState(device.name, device.kind, device.parent, phase, device.constraints)
+
+
+def _allocation_refused(state: VmState, event: e.AllocationRefused) -> None:
+    _step(state, event.device, e.AllocationRefused)
+
+
+def _device_registered(state: VmState, event: e.DeviceRegistered) -> None:
+    device = _enter(state, event.device, e.DeviceRegistered)
+    if state._bus is not None:
+        state._connect(device)
+
+
+def _device_unregistered(state: VmState, event: e.DeviceUnregistered) -> None:
+    device = _enter(state, event.device, e.DeviceUnregistered)
+    if state._bus is not None:
+        state._disconnect(device)
+
+
+def _resources_moved(state: VmState, event: e.ResourcesMoved) -> None:
+    """All let go before any takes hold, so that two devices can change places."""
+    before = [_step(state, name, e.ResourcesMoved)[0] for name in dict.fromkeys(m.device for m in event.moves)]
+    after = {device.name: list(device.allocated) for device in before}
+    for move in event.moves:
+        try:
+            after[move.device][after[move.device].index(move.old)] = move.new
+        except ValueError:
+            raise Corrupt(f"revision {state.revision + 1}: {move.device!r:.80} moves {move.old}, which it does not hold") from None
+    allocator, bus = state._allocator, state._bus
+    for device in before:
+        if bus is not None and device.phase in ANSWERING:
+            state._disconnect(device)
+        if allocator is not None:
+            state._give(device)
+    for device in before:
+        moved = msgspec.structs.replace(device, allocated=tuple(after[device.name]))
+        state.devices[device.name] = moved
+        if allocator is not None:
+            state._take(moved)
+        if bus is not None and device.phase in ANSWERING:
+            state._connect(moved)
+
+
+def _device_removed(state: VmState, event: e.DeviceRemoved) -> None:
+    device = state.devices.get(event.device)
+    if device is None or (device.phase, e.DeviceRemoved) not in TRANSITIONS or state.children(event.device):
+        raise _out_of_order(state, event.device, device, e.DeviceRemoved)
+    del state.devices[event.device]
+    if device.parent is not None:
+        del state._children[device.parent][device.name]
+
+
+def _only_the_phase(event: type) -> Callable[[VmState, Any], None]:
+    def apply(state: VmState, fact: Any) -> None:
+        _enter(state, fact.device, event)
+
+    return apply
+
+
+_HANDLERS: dict[type, Callable[[VmState, Any], None]] = {
+    e.VmCreated: _vm_created,
+    e.DeviceCreated: _device_created,
+    e.ConstraintsDeclared: _constraints_declared,
+    e.ResourcesAllocated: _resources_allocated,
+    e.AllocationRefused: _allocation_refused,
+    e.ResourcesAssigned: _only_the_phase(e.ResourcesAssigned),
+    e.DeviceRegistered: _device_registered,
+    e.UnplugRequested: _only_the_phase(e.UnplugRequested),
+    e.UnplugRefused: _only_the_phase(e.UnplugRefused),
+    e.DeviceUnregistered: _device_unregistered,
+    e.ResourcesReleased: _resources_released,
+    e.ResourcesMoved: _resources_moved,
+    e.DeviceRemoved: _device_removed,
+}

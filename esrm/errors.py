@@ -1,0 +1,121 @@
+"""Everything esrm raises.
+
+::
+
+    EsrmError
+    |-- Refused              ask differently: nothing happened, and the message says what would do
+    |   |-- InvalidConstraint    a field is out of its width, zero-sized, misaligned or upside down (also a ValueError)
+    |   |-- InvalidPlatform      pools overlap, a range is upside down, an unknown profile (also a ValueError)
+    |   |-- InvalidName          an empty, too long or unprintable name (also a ValueError)
+    |   |-- NoSpace              nothing in the window is large enough
+    |   |-- AddressConflict      the exact place asked for is held by somebody, who is named
+    |   |-- OutOfRange           the place asked for is in no pool
+    |   |-- WrongPhase           the device's life is not at the point where this step is legal
+    |   |-- UnknownDevice        no device of that name lives in this VM
+    |   |-- DuplicateDevice      a device of that name lives already
+    |   |-- NotAllocated         nothing is held there by the one who asks
+    |   |-- InUse                children still live inside the device
+    |   |-- NotMapped            nobody answers at this address
+    |   |-- InvalidAccess        an access does not fit one registered range whole
+    |   |-- TooLarge             a record exceeds a stated limit
+    |   `-- UnknownMoment        no such revision, time, position or record in the log
+    |-- Conflict             ask again: somebody else appended first
+    |-- Corrupt              stop: the log cannot be what was written
+    `-- StoreError           what the disk or the server did
+
+Three families, because there are three things a caller can do. Why separate from the code that raises: a caller
+reads this page alone to know what to catch. Next: ``core/decide.py``, where most refusals are born.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EsrmError(Exception):
+    """The root of all that esrm raises on purpose."""
+
+
+class Refused(EsrmError):
+    """The request cannot be met as it stands; nothing has changed.
+
+    Attributes:
+        refusal: the structured reason when a placement was refused (an ``esrm.Refusal``), else None.
+    """
+
+    def __init__(self, message: str, *, refusal: Any = None) -> None:
+        super().__init__(message)
+        # Any, because errors stand beneath the core that defines Refusal and may not look up.
+        self.refusal = refusal
+
+
+class InvalidConstraint(Refused, ValueError):
+    """A constraint or resource that no machine could meet; the message names the field."""
+
+
+class InvalidPlatform(Refused, ValueError):
+    """A platform that contradicts itself, or a profile nobody ships."""
+
+
+class InvalidName(Refused, ValueError):
+    """A VM, device, actor or correlation name that is empty, too long, or holds control characters."""
+
+
+class NoSpace(Refused):
+    """No hole in the searched window is large enough at the alignment asked for."""
+
+
+class AddressConflict(Refused):
+    """The exact place asked for is held; the message names every holder, in address order."""
+
+
+class OutOfRange(Refused):
+    """The exact place asked for lies outside every pool (or outside a range, for offsets)."""
+
+
+class WrongPhase(Refused):
+    """A step out of order; the message names the phase the device is in and the steps it allows."""
+
+
+class UnknownDevice(Refused):
+    """No device of that name lives in this VM."""
+
+
+class DuplicateDevice(Refused):
+    """A device of that name lives already."""
+
+
+class NotAllocated(Refused):
+    """What was to be given back is not held by the one who gives it."""
+
+
+class InUse(Refused):
+    """A device whose children still live or hold resources inside it cannot leave."""
+
+
+class NotMapped(Refused):
+    """Nobody answers at this port or address."""
+
+
+class InvalidAccess(Refused):
+    """An access of this length does not fit one registered range whole."""
+
+
+class TooLarge(Refused):
+    """A record exceeds a stated limit (an event has at most 65,535 bytes)."""
+
+
+class UnknownMoment(Refused):
+    """No such revision, time, position or record id in this VM's log."""
+
+
+class Conflict(EsrmError):
+    """Somebody else appended first: read what they wrote, decide anew."""
+
+
+class Corrupt(EsrmError):
+    """The log cannot be what was written: stop, keep the file, run ``esrm verify``."""
+
+
+class StoreError(EsrmError):
+    """What the disk, the file or the server did; the message says what to mend."""

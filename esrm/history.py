@@ -1,0 +1,348 @@
+"""Any moment: the state that was, what changed, who had what, and when something became true.
+
+All of it is computed from the log by looking, so it can be asked of a file that nobody has open. ``Past`` asks a
+synchronous reader (the command line does); ``History`` asks the same questions of a store without holding up the event
+loop. Next: ``core/state.py``, whose ``evolve`` does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import msgspec
+
+from esrm.core import events as e
+from esrm.core.resources import Space, span
+from esrm.core.state import DeviceState, VmState, evolve
+from esrm.errors import Corrupt, InvalidConstraint, UnknownDevice, UnknownMoment
+from esrm.names import suggestion
+
+if TYPE_CHECKING:
+    from esrm.stores.base import Payload, Reader, Record, Store
+
+T = TypeVar("T")
+Moment: TypeAlias = "int | str | datetime"
+"""A revision, the text of one (``Past.revision``), or a time (without a zone: UTC)."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What became of one device between two moments: None before, or after, means that it did not live then."""
+
+    device: str
+    before: DeviceState | None
+    after: DeviceState | None
+
+
+class Diff(msgspec.Struct, frozen=True):
+    """What differs between the layouts at two revisions, by device; false when nothing does."""
+
+    a: int
+    b: int
+    changes: tuple[Change, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+
+class Blame(msgspec.Struct, frozen=True):
+    """Who held an address, and the record that gave it to them; None for what the platform reserves."""
+
+    holding: e.Holding
+    record: Record[e.Event] | None
+
+
+def fold(reader: Reader[e.Event], vm: str, state: VmState, until: int | None = None) -> tuple[int, int]:
+    """Bring a state up to ``until`` (a revision; None: the end) from the log.
+
+    Returns:
+        The position and time (Unix nanoseconds) of the last record applied; (0, 0) if there was none.
+
+    Raises:
+        Corrupt: names the VM, revision and position of the record that cannot be.
+    """
+    position = time_ns = 0
+    limit = None if until is None else until - state.revision
+    if limit is not None and limit <= 0:
+        return position, time_ns
+    for payload in reader.payloads(vm, state.revision, limit):
+        position, time_ns = step(state, vm, payload)
+    return position, time_ns
+
+
+def step(state: VmState, vm: str, payload: Payload) -> tuple[int, int]:
+    """Apply one record as it is stored, to the state at the revision before it.
+
+    Returns:
+        The record's position and time (Unix nanoseconds).
+
+    Raises:
+        Corrupt: names the VM, revision and position of the record that cannot be.
+    """
+    position, revision, time_ns, data = payload
+    try:
+        evolve(state, e.decode(data))
+    except Corrupt as error:
+        raise Corrupt(f"{vm}, revision {revision} (position {position}): {error}") from error
+    return position, time_ns
+
+
+class Past:
+    """The history of one VM, asked of a synchronous reader.
+
+    Raises (everywhere): UnknownMoment for a VM or a moment that never was; Corrupt for a log that cannot be.
+    """
+
+    def __init__(self, reader: Reader[e.Event], vm: str) -> None:
+        self._reader = reader
+        self.vm = vm
+
+    def head(self) -> int:
+        """The last revision."""
+        head = self._reader.stream(self.vm)
+        if head is None:
+            known = [stream.vm for stream in self._reader.streams()]
+            raise UnknownMoment(f"no VM {self.vm!r:.80} in this store; {suggestion(self.vm, known)}")
+        return head.revision
+
+    def revision(self, moment: Moment = "@") -> int:
+        """The revision that a moment means.
+
+        ``7`` revision 7, ``@`` the head, ``@~3`` three before it, ``@{2026-11-22T07:00}`` the last one at or before
+        that time (UTC unless it has a zone), or a record's id.
+        """
+        head = self.head()
+        if isinstance(moment, datetime):
+            return self._at_time(moment, str(moment))
+        if isinstance(moment, str):
+            moment = moment.strip()
+            if moment.startswith("@{") and moment.endswith("}"):
+                return self._at_time(_parse_time(moment[2:-1]), moment)
+            if moment == "@":
+                return head
+            if moment.startswith("@~"):
+                moment = head - _parse_number(moment[2:], moment)
+            elif len(moment) == 36:
+                return self._by_id(moment)
+            else:
+                moment = _parse_number(moment, moment)
+        if not 0 <= moment <= head:
+            raise UnknownMoment(f"{self.vm} has revisions 0-{head}; there is no {moment}")
+        return moment
+
+    def at(
+        self, revision: Moment | None = None, *, time: datetime | int | None = None, position: int | None = None
+    ) -> VmState:
+        """The state after a revision, at a time (datetime, or Unix nanoseconds), or at a position; else at the head."""
+        state = VmState()
+        fold(self._reader, self.vm, state, self._resolve(revision, time, position))
+        return state
+
+    def diff(self, a: Moment, b: Moment = "@") -> Diff:
+        """What differs between the layouts at two moments."""
+        first, second = self.revision(a), self.revision(b)
+        before, after = self.at(first), self.at(second)
+        names = dict.fromkeys([*before.devices, *after.devices])
+        pairs = [(name, before.devices.get(name), after.devices.get(name)) for name in names]
+        return Diff(first, second, tuple(Change(*pair) for pair in pairs if pair[1] != pair[2]))
+
+    def blame(self, space: Space | str, address: int, at: Moment = "@") -> list[Blame]:
+        """Who held (or reserved) an address at a moment, and which record gave it; the outer before the inner."""
+        where = space_named(space)
+        until = self.revision(at)
+        holdings = self.at(until).holders(where, address)
+        given = self._given(where, {h.owner for h in holdings if not h.reserved}, address, until)
+        return [Blame(h, None if h.reserved else given.get(h.owner)) for h in holdings]
+
+    def timeline(self, device: str) -> list[Record[e.Event]]:
+        """Every record about one device, of all its lives.
+
+        Raises:
+            UnknownDevice: no record ever named it.
+        """
+        found = list(self.log(device=device))
+        if not found:
+            known = {name for record in self.log() for name in devices_of(record.event)}
+            raise UnknownDevice(f"{self.vm} never had a device {device!r:.80}; {suggestion(device, sorted(known))}")
+        return found
+
+    def bisect(self, predicate: Callable[[VmState], bool]) -> Record[e.Event] | None:
+        """The record that first made the predicate true; None if it never was.
+
+        The predicate is asked once a revision, in order, so that it need not stay true to be found.
+        """
+        state = VmState()
+        for record in self.log():
+            evolve(state, record.event)
+            if predicate(state):
+                return record
+        return None
+
+    def log(
+        self,
+        *,
+        device: str | None = None,
+        type: str | None = None,
+        actor: str | None = None,
+        correlation: str | None = None,
+        since: Moment = 0,
+        until: Moment = "@",
+    ) -> Iterator[Record[e.Event]]:
+        """The records that match all that is given, from revision ``since`` to ``until``, both inclusive; streamed."""
+        first, last = self.revision(since), self.revision(until)
+        while first <= last:
+            page = self._reader.read(self.vm, first - 1, min(1000, last - first + 1))
+            if not page:
+                return
+            for record in page:
+                if device is not None and device not in devices_of(record.event):
+                    continue
+                if type is not None and record.event.__class__.__name__ != type:
+                    continue
+                if actor is not None and record.actor != actor:
+                    continue
+                if correlation is not None and record.correlation != correlation:
+                    continue
+                yield record
+            first = page[-1].revision + 1
+
+    def _resolve(self, revision: Moment | None, time: datetime | int | None, position: int | None) -> int:
+        if time is not None:
+            return self._at_time(time, str(time))
+        if position is None:
+            return self.revision("@" if revision is None else revision)
+        self.head()
+        found = self._reader.revision_at_position(self.vm, position)
+        if found < 0:
+            raise UnknownMoment(f"{self.vm} had not begun at position {position}")
+        return found
+
+    def _at_time(self, time: datetime | int, shown: str) -> int:
+        self.head()
+        found = self._reader.revision_at_time(self.vm, time if isinstance(time, int) else _nanoseconds(time))
+        if found < 0:
+            raise UnknownMoment(f"{self.vm} had not begun at {shown}")
+        return found
+
+    def _by_id(self, id: str) -> int:
+        record = None
+        with suppress(ValueError):
+            record = self._reader.find(id)
+        if record is None or record.vm != self.vm:
+            raise UnknownMoment(f"{self.vm} has no record {id}")
+        return record.revision
+
+    def _given(self, space: Space, owners: set[str], address: int, until: int) -> dict[str, Record[e.Event]]:
+        """For each owner the last record up to ``until`` that gave it the address."""
+        found: dict[str, Record[e.Event]] = {}
+        for record in self.log(until=until) if owners else ():
+            for device, resource in _gifts(record.event):
+                where, first, last = span(resource)
+                if device in owners and where is space and first <= address <= last:
+                    found[device] = record
+        return found
+
+
+class History:
+    """The questions of ``Past``, asked of a store from async code: each runs in a worker thread."""
+
+    def __init__(self, store: Store[e.Event], vm: str) -> None:
+        self._store = store
+        self.vm = vm
+
+    async def revision(self, moment: Moment = "@") -> int:
+        """As ``Past.revision``."""
+        return await self._ask(lambda past: past.revision(moment))
+
+    async def at(
+        self, revision: Moment | None = None, *, time: datetime | int | None = None, position: int | None = None
+    ) -> VmState:
+        """As ``Past.at``."""
+        return await self._ask(lambda past: past.at(revision, time=time, position=position))
+
+    async def diff(self, a: Moment, b: Moment = "@") -> Diff:
+        """As ``Past.diff``."""
+        return await self._ask(lambda past: past.diff(a, b))
+
+    async def blame(self, space: Space | str, address: int, at: Moment = "@") -> list[Blame]:
+        """As ``Past.blame``."""
+        return await self._ask(lambda past: past.blame(space, address, at))
+
+    async def timeline(self, device: str) -> list[Record[e.Event]]:
+        """As ``Past.timeline``."""
+        return await self._ask(lambda past: past.timeline(device))
+
+    async def bisect(self, predicate: Callable[[VmState], bool]) -> Record[e.Event] | None:
+        """As ``Past.bisect``; the predicate runs in a worker thread."""
+        return await self._ask(lambda past: past.bisect(predicate))
+
+    async def log(self, **conditions: Any) -> list[Record[e.Event]]:
+        """As ``Past.log``, all at once."""
+        return await self._ask(lambda past: list(past.log(**conditions)))
+
+    async def _ask(self, question: Callable[[Past], T]) -> T:
+        return await ask(self._store, lambda reader: question(Past(reader, self.vm)))
+
+
+async def ask(store: Store[e.Event], question: Callable[[Reader[e.Event]], T]) -> T:
+    """Put a question to a store's synchronous face, in a worker thread."""
+    from anyio import to_thread  # late: the command line reads without an event loop
+
+    def look() -> T:
+        with store.reader() as reader:
+            return question(reader)
+
+    return await to_thread.run_sync(look)
+
+
+def devices_of(event: e.Event) -> tuple[str, ...]:
+    """The devices an event is about; none for VmCreated, perhaps several for ResourcesMoved."""
+    if isinstance(event, e.ResourcesMoved):
+        return tuple(dict.fromkeys(move.device for move in event.moves))
+    return () if isinstance(event, e.VmCreated) else (event.device,)
+
+
+def _gifts(event: e.Event) -> Iterator[tuple[str, Any]]:
+    """What an event gave to whom."""
+    if isinstance(event, e.ResourcesAllocated):
+        for resource in event.resources:
+            yield event.device, resource
+    elif isinstance(event, e.ResourcesMoved):
+        for move in event.moves:
+            yield move.device, move.new
+
+
+def space_named(space: Space | str) -> Space:
+    """The space of that name.
+
+    Raises:
+        InvalidConstraint: there is none; the message offers those there are.
+    """
+    try:
+        return Space(space)
+    except ValueError:
+        raise InvalidConstraint(f"no space {space!r:.40}; {suggestion(space, [s.value for s in Space])}") from None
+
+
+def _parse_number(text: str, shown: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UnknownMoment(f"{shown!r:.80} is no revision: write 7, @, @~3, @{{2026-11-22T07:00}} or a record's id")
+    return int(text)
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UnknownMoment(f"{text!r:.80} is no time: write it as 2026-11-22T07:00, with +01:00 or Z for a zone") from None
+
+
+def _nanoseconds(time: datetime) -> int:
+    """Exactly, without a float between."""
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    delta = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000
+
+

@@ -1,0 +1,243 @@
+"""What every store promises, and nothing about how.
+
+A store keeps streams, one a VM, inside one global order. ``Reader`` is the synchronous face (command line, worker
+threads, auditors), ``Store`` the asynchronous one (the VMM). Both are made of a few questions that a store answers
+itself and of many that are answered here, once, in terms of those.
+
+Separate from the stores so that there is one page to read before using or writing one; ``esrm.testing.check_store``
+is the same page as a program. Next: ``memory.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeAlias, TypeVar
+
+from esrm.errors import Conflict, StoreError
+from esrm.stores.chain import Fault, Verdict, link, verify
+from esrm.stores.records import PAGE, Batch, Codec, Draft, E, Record, Row, StreamHead, decoded, id_bytes
+from esrm.subscription import Subscription
+
+__all__ = [
+    "Codec", "Draft", "E", "Fault", "Reader", "Record", "Row", "Store", "StreamHead", "Verdict", "link", "verify",
+]  # fmt: skip
+
+T = TypeVar("T")
+Payload: TypeAlias = tuple[int, int, int, bytes]
+"""A record without its circumstances, for bulk replay: position, revision, time_ns, data."""
+
+
+class Reader(ABC, Generic[E]):
+    """The synchronous face: a context manager; usable from any thread, by one caller at a time.
+
+    A read sees everything that was appended before it began. Reading after ``close`` is a ``StoreError``; a row that
+    cannot be what was written is ``Corrupt``.
+    """
+
+    def __init__(self, codec: Codec[E]) -> None:
+        self._codec = codec
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the store; a second time does nothing."""
+
+    @abstractmethod
+    def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
+        """Yield rows as they are stored, undecoded: the fast way through a whole log, and what ``verify`` walks.
+
+        Args:
+            vm: this stream by revision; None for all streams by position.
+            after: only above this revision (with ``vm``) or position (without); None for from the beginning.
+            limit: at most so many; None for all that stand when the end is reached.
+        """
+
+    @abstractmethod
+    def head(self) -> int:
+        """Return the last position; 0 for an empty store."""
+
+    @abstractmethod
+    def streams(self) -> list[StreamHead]:
+        """Return where each stream ends, ordered by name (by Unicode code points)."""
+
+    @abstractmethod
+    def stream(self, vm: str) -> StreamHead | None:
+        """Return where the stream ends; None if nothing was ever appended to it."""
+
+    def payloads(self, vm: str, after: int = -1, limit: int | None = None) -> Iterator[Payload]:
+        """Yield (position, revision, time_ns, data) of one stream: the fastest way to replay it."""
+        return ((row[0], row[2], row[4], row[7]) for row in self.rows(vm, after, limit))
+
+    def read(self, vm: str, after: int = -1, limit: int = PAGE) -> list[Record[E]]:
+        """Return up to ``limit`` records of a stream with revisions above ``after``, in order; fewer: the end."""
+        return [decoded(self._codec, row) for row in self.rows(vm, after, limit)]
+
+    def read_all(self, after: int = 0, limit: int = PAGE) -> list[Record[E]]:
+        """Return up to ``limit`` records of all streams with positions above ``after``, in order; fewer: the end."""
+        return [decoded(self._codec, row) for row in self.rows(None, after, limit)]
+
+    def find(self, id: str) -> Record[E] | None:
+        """Return the record with this full id, None if there is none. May look at every record."""
+        wanted = id_bytes(id)
+        return next((decoded(self._codec, row) for row in self.rows() if row[3] == wanted), None)
+
+    def revision_at_position(self, vm: str, position: int) -> int:
+        """Return the stream's last revision whose position is at most ``position``; -1 if none is."""
+        return self._bisect(vm, 0, position)
+
+    def revision_at_time(self, vm: str, time_ns: int) -> int:
+        """Return the stream's last revision written at or before ``time_ns``; -1 if none was.
+
+        By binary search, so it relies on what the manager sees to: time never runs backward inside a stream.
+        """
+        return self._bisect(vm, 4, time_ns)
+
+    def _bisect(self, vm: str, column: int, value: int) -> int:
+        def probe(revision: int) -> int:
+            return next(self.rows(vm, revision - 1, 1))[column]  # type: ignore[return-value]
+
+        stream = self.stream(vm)
+        return -1 if stream is None else bisect_right(range(stream.revision + 1), value, key=probe) - 1
+
+
+class Store(ABC, Generic[E]):
+    """The asynchronous face: ``async with`` it, append, read, wait, subscribe.
+
+    Appends are atomic and in one global order: positions count 1, 2, 3 ... without gaps over all streams, revisions
+    0, 1, 2 ... in each. What an append returned stands, as durably as the store says.
+
+    A store belongs to the process and the event loop that opened it; elsewhere, open another one on the same place,
+    or take ``reader()`` into another thread. Used before it is opened, after it is closed, in another loop or after
+    a fork, it raises ``StoreError``.
+    """
+
+    def __init__(self, codec: Codec[E]) -> None:
+        self._codec = codec
+        self._home: tuple[int, int] | None = None  # the process and thread of the event loop, once open
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        if self._home is not None or self._closed:
+            raise StoreError(f"{self} was opened before; make a new one")
+        await self._open()
+        self._home = _here()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish the appends under way and let go; who still waits gets a ``StoreError``. Twice does nothing."""
+        if self._home is not None and not self._closed:
+            self._check_usable()
+            self._closed = True
+            await self._close()
+
+    @abstractmethod
+    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
+        """Add drafts to the end of a stream, all or none, if it ends where the caller thinks.
+
+        Args:
+            vm: the stream, 1 to 255 printable characters; it begins with its first record.
+            drafts: at most 10,000. None at all returns [] once ``expected`` is checked.
+            expected: the last revision the caller has seen, -1 for an empty stream.
+
+        Raises:
+            Conflict: the stream ends elsewhere. But if the records that follow ``expected`` have exactly the ids of
+                the drafts, this is the retry of an append that succeeded: those records are returned as the first
+                time.
+            InvalidName, TooLarge: before anything is written.
+            StoreError: the disk or server failed. Whether the batch stands is then unknown: retry with the same ids.
+
+        A caller cancelled while waiting knows as little: the batch then stands whole or not at all.
+        """
+
+    @abstractmethod
+    async def wait_past(self, position: int) -> int:
+        """Wait until the head is beyond ``position``, and return the head: at once if it already is."""
+
+    @abstractmethod
+    def reader(self) -> Reader[E]:
+        """Return a new synchronous face of the same data, for another thread; the caller closes it."""
+
+    @abstractmethod
+    async def ask(self, question: Callable[[Reader[E]], T]) -> T:
+        """Return the answer of a function to which a reader is lent: off the event loop if it may block.
+
+        The function runs in a worker thread then, and must neither keep the reader nor touch the event loop.
+        """
+
+    @abstractmethod
+    async def _open(self) -> None: ...
+
+    @abstractmethod
+    async def _close(self) -> None: ...
+
+    async def read(self, vm: str, after: int = -1, limit: int = PAGE) -> list[Record[E]]:
+        """As ``Reader.read``."""
+        return await self.ask(lambda reader: reader.read(vm, after, limit))
+
+    async def read_all(self, after: int = 0, limit: int = PAGE) -> list[Record[E]]:
+        """As ``Reader.read_all``."""
+        return await self.ask(lambda reader: reader.read_all(after, limit))
+
+    async def head(self) -> int:
+        """As ``Reader.head``."""
+        return await self.ask(lambda reader: reader.head())
+
+    async def streams(self) -> list[StreamHead]:
+        """As ``Reader.streams``."""
+        return await self.ask(lambda reader: reader.streams())
+
+    async def stream(self, vm: str) -> StreamHead | None:
+        """As ``Reader.stream``."""
+        return await self.ask(lambda reader: reader.stream(vm))
+
+    async def find(self, id: str) -> Record[E] | None:
+        """As ``Reader.find``."""
+        return await self.ask(lambda reader: reader.find(id))
+
+    async def revision_at_position(self, vm: str, position: int) -> int:
+        """As ``Reader.revision_at_position``."""
+        return await self.ask(lambda reader: reader.revision_at_position(vm, position))
+
+    async def revision_at_time(self, vm: str, time_ns: int) -> int:
+        """As ``Reader.revision_at_time``."""
+        return await self.ask(lambda reader: reader.revision_at_time(vm, time_ns))
+
+    def subscribe(
+        self, after: int = 0, *, vm: str | None = None, batch: int = 256, until: int | None = None
+    ) -> Subscription[Record[E]]:
+        """Return every record after a position, in order, none missed, none twice: see ``Subscription``."""
+        return Subscription(self, after, vm=vm, batch=batch, until=until)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self} is closed")
+        if self._home is None:
+            raise StoreError(f"{self} is not open: use it inside `async with`")
+        if self._home != _here():
+            raise StoreError(f"{self} was opened in another process or event loop: open one of your own here")
+
+
+def conflict(batch: Batch[E], actual: int) -> Conflict:
+    """Return the refusal of an append whose stream ends at ``actual``."""
+    ends = "is empty" if actual < 0 else f"ends at revision {actual}"
+    seen = "an empty stream" if batch.expected < 0 else f"revision {batch.expected} as the last"
+    return Conflict(f"{batch.vm}: the append expected {seen}, but the stream {ends}: read it and decide anew")
+
+
+def _here() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()  # the thread stands for its loop: asking for the loop costs 50 times more

@@ -1,0 +1,157 @@
+r"""The chain: each record's hash covers all its columns and the hash before it in its VM's stream.
+
+It decides what can be changed in a log without anybody noticing: nothing but the tail. (A log cut short at its end is
+whole in itself; who must notice that keeps a stream's head somewhere else.)
+
+The hash, so that another program can compute it: SHA-256 over the bytes below, big-endian, unsigned, in this order::
+
+    16  the ASCII text "esrm record v1" and two zero bytes
+    32  the hash of the record before it in the same stream; zeros for revision 0
+     8  position
+     8  revision
+     8  time_ns
+    16  id (the UUID's bytes)
+     4  length of vm           in bytes of UTF-8
+     4  length of actor        in bytes of UTF-8
+     4  length of correlation  in bytes of UTF-8
+     4  length of data         in bytes
+        vm, actor, correlation, data, one after the other
+
+All lengths stand before the first byte of variable length, so two different rows never hash the same bytes.
+Next: ``base.py``, where the readers that ``verify`` walks come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from esrm.errors import Corrupt
+from esrm.stores.records import PAGE, Batch, E, Row
+
+GENESIS = bytes(32)
+_FIXED = struct.Struct(">16s32sQQQ16sIIII")
+_DOMAIN = b"esrm record v1\0\0"
+
+
+def link(
+    previous: bytes, position: int, vm: str, revision: int, id: bytes, time_ns: int, actor: str, correlation: str,
+    data: bytes,
+) -> bytes:  # fmt: skip
+    """Return the 32-byte hash of a record; the arguments after ``previous`` are its row up to the hash."""
+    if len(id) != 16 or len(previous) != 32:  # struct would cut or fill, and two rows would hash alike
+        raise ValueError(f"an id has 16 bytes and a hash 32, not {len(id)} and {len(previous)}")
+    name, who, why = vm.encode(), actor.encode(), correlation.encode()
+    fixed = _FIXED.pack(
+        _DOMAIN, previous, position, revision, time_ns, id, len(name), len(who), len(why), len(data)
+    )  # fmt: skip
+    return hashlib.sha256(b"".join((fixed, name, who, why, data))).digest()
+
+
+def seal(batch: Batch[E], position: int, previous: bytes) -> list[Row]:
+    """Return the rows that a batch becomes behind ``position`` and a stream whose last hash is ``previous``."""
+    rows: list[Row] = []
+    for index, draft in enumerate(batch.drafts, 1):
+        unsealed = (
+            position + index, batch.vm, batch.expected + index, batch.ids[index - 1],
+            draft.time_ns, draft.actor, draft.correlation, batch.datas[index - 1],
+        )  # fmt: skip
+        previous = link(previous, *unsealed)
+        rows.append((*unsealed, previous))
+    return rows
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """The first record that is not as it was written. Position or revision is that which should have stood there."""
+
+    position: int
+    vm: str
+    revision: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"position {self.position}, {self.vm or '?'}@{self.revision}: {self.what}"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What ``verify`` found: how many records stand, in order, and the first that does not (None: all do)."""
+
+    good: int
+    fault: Fault | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return self.fault is None
+
+
+class Rows(Protocol):
+    """What ``verify`` asks of a reader (``base.Reader`` has it)."""
+
+    def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
+        """Yield stored rows in order: of one VM after a revision, or of all after a position."""
+        ...
+
+
+def verify(
+    reader: Rows, vm: str | None = None, after: int | None = None, *, tick: Callable[[int], object] | None = None
+) -> Verdict:
+    """Recompute the chain, streaming, and stop at the first record that is not as it was written.
+
+    It finds a changed column, a missing or doubled position or revision, and a row that cannot be read at all.
+    It cannot find records cut off the very end; for that, compare the head with one written down elsewhere.
+
+    Args:
+        reader: a synchronous face of the store.
+        vm: only this VM's stream (other VMs' records lie between its positions, so gaps in those are no fault).
+        after: begin behind this revision (of ``vm``) or position (of the store); what stands before it is trusted.
+        tick: called after each page with the number of records that stand so far, for a progress bar.
+    """
+    seals: dict[str, tuple[int, bytes]] = {}
+    last, good, size = (-1 if vm is not None else 0) if after is None else after, 0, PAGE
+    while True:
+        try:
+            page = list(reader.rows(vm, last, size))
+        except Corrupt as error:
+            if size > 1:  # go on in single steps, to name the very record
+                size = 1
+                continue
+            return Verdict(
+                good, Fault(last + 1, "", -1, str(error)) if vm is None else Fault(0, vm, last + 1, str(error))
+            )
+        if not page:
+            return Verdict(good)
+        for row in page:
+            position, name, revision = row[:3]
+            if vm is None and position != last + 1:
+                return Verdict(good, Fault(last + 1, "", -1, f"missing; the next record has position {position}"))
+            if name not in seals:
+                seals[name] = _trusted(reader, name, revision) if after is not None else (-1, GENESIS)
+            if fault := _fault(row, *seals[name]):
+                return Verdict(good, fault)
+            seals[name] = revision, row[8]
+            last, good = (position if vm is None else revision), good + 1
+        if tick is not None:
+            tick(good)
+
+
+def _trusted(reader: Rows, vm: str, revision: int) -> tuple[int, bytes]:
+    """The revision and hash of the record before the first one looked at."""
+    return next(((row[2], row[8]) for row in reader.rows(vm, revision - 2, 1) if revision > 0), (-1, GENESIS))
+
+
+def _fault(row: Row, before: int, previous: bytes) -> Fault | None:
+    position, vm, revision = row[:3]
+    if revision != before + 1:
+        return Fault(position, vm, before + 1, f"missing; the record that stands in its place has revision {revision}")
+    try:
+        computed, stored = link(previous, *row[:8]).hex(), row[8].hex()
+    except (AttributeError, TypeError, ValueError, struct.error) as error:
+        return Fault(position, vm, revision, f"a column cannot hold what it holds: {error}")
+    if computed == stored:
+        return None
+    return Fault(position, vm, revision, f"its columns and predecessor hash to {computed}, not to {stored} as stored")

@@ -1,0 +1,188 @@
+"""What a store keeps: a draft goes in, a record stands, and these are the limits of both.
+
+It decides the shape of a record, of its raw row, and what is refused before anything is written. Separate from the
+stores because they all share it. Next: ``chain.py``, what the hash of a record covers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from esrm import names
+from esrm.errors import Corrupt, InvalidName, TooLarge
+
+E = TypeVar("E")
+
+EVENT_BYTES_MAX = 65_535
+BATCH_RECORDS_MAX = 10_000
+PAGE = 1000  # rows that are read at once when nobody says otherwise
+TIME_NS_MAX = 2**63 - 1  # the year 2262; what a signed 64-bit column holds
+
+Row: TypeAlias = tuple[int, str, int, bytes, int, str, str, bytes, bytes]
+"""A record as it is stored, nothing decoded: position, vm, revision, id (16 bytes), time_ns, actor, correlation,
+data (the encoded event), hash (32 bytes). The order is that of the table and of the chain."""
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class Codec(Protocol[E]):
+    """Turns an event into bytes and back: ``decode(encode(event)) == event``.
+
+    The bytes are what is stored, hashed and limited to 65,535. Stores that keep text expect UTF-8.
+    ``decode`` raises ``errors.Corrupt`` for bytes that it cannot have written.
+    """
+
+    def encode(self, event: E, /) -> bytes:
+        """Return the bytes that stand for the event, the same ones every time."""
+        ...
+
+    def decode(self, data: bytes, /) -> E:
+        """Return the event that the bytes stand for."""
+        ...
+
+
+class Draft(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
+    """What a caller appends: an event and who, when and why; the store gives it a place.
+
+    Attributes:
+        event: anything the store's codec can encode, to at most 65,535 bytes.
+        id: a UUIDv7 as 36 characters of lower-case text. The caller promises that it is unique; a retry of an append
+            whose outcome is unknown carries the same ids, and is answered as the first time.
+        time_ns: Unix time in nanoseconds, 0 to 2**63-1. The store keeps what it is given; the caller sees to it that
+            time never runs backward inside one stream.
+        actor: who did it, at most 255 printable characters, "" for nobody in particular.
+        correlation: what it was part of, at most 255 printable characters, "" for nothing.
+    """
+
+    event: E
+    id: str
+    time_ns: int
+    actor: str = ""
+    correlation: str = ""
+
+
+class Record(msgspec.Struct, Generic[E], frozen=True):
+    """A draft that stands: the event, where it stands, and the hash that seals it.
+
+    Attributes:
+        position: its place in the whole store, from 1, without gaps.
+        vm: its stream.
+        revision: its place in that stream, from 0, without gaps.
+        id, time_ns, actor, correlation, event: as drafted.
+        hash: SHA-256 over all of it and over the previous record's hash, 64 hex digits (``chain.link``).
+    """
+
+    position: int
+    vm: str
+    revision: int
+    id: str
+    time_ns: int
+    actor: str
+    correlation: str
+    event: E
+    hash: str
+
+    def __str__(self) -> str:
+        who = f" by {self.actor}" if self.actor else ""
+        return f"{self.vm}@{self.revision} (position {self.position}) {iso(self.time_ns)}{who}: {self.event}"
+
+
+class StreamHead(msgspec.Struct, frozen=True):
+    """Where a stream ends: the revision, position, time (Unix nanoseconds) and hash (hex) of its last record."""
+
+    vm: str
+    revision: int
+    position: int
+    time_ns: int
+    hash: str
+
+
+class Batch(msgspec.Struct, Generic[E], frozen=True):
+    """Drafts that passed every check, with their encoded forms: what a store's ``append`` works on."""
+
+    vm: str
+    expected: int
+    drafts: Sequence[Draft[E]]
+    ids: list[bytes]
+    datas: list[bytes]
+
+
+def prepare(codec: Codec[E], vm: str, drafts: Sequence[Draft[E]], expected: int) -> Batch[E]:
+    """Check everything that can be checked before a store is touched, and encode.
+
+    Raises:
+        InvalidName: a stream name, actor or correlation that is too long or unprintable, an id that is no UUIDv7.
+        TooLarge: too many drafts, too many bytes, a time outside 0 to 2**63-1.
+    """
+    names.check("stream", vm)
+    if expected < -1:
+        raise ValueError(f"expected is the last revision seen, or -1 for an empty stream, not {expected}")
+    if len(drafts) > BATCH_RECORDS_MAX:
+        raise TooLarge(f"{vm}: a batch of {len(drafts):,} records; the limit is {BATCH_RECORDS_MAX:,}")
+    for actor in {draft.actor for draft in drafts}:
+        names.check("actor", actor, empty=True)
+    for correlation in {draft.correlation for draft in drafts}:
+        names.check("correlation", correlation, empty=True)
+    for draft in drafts:
+        if not _UUID7.fullmatch(draft.id):
+            raise InvalidName(f"{vm}: record id {draft.id[:64]!r} is not a UUIDv7 in lower-case text")
+        if not 0 <= draft.time_ns <= TIME_NS_MAX:
+            raise TooLarge(f"{vm}: time_ns {draft.time_ns} is outside 0 to 2**63-1")
+    datas = [codec.encode(draft.event) for draft in drafts]
+    for draft, data in zip(drafts, datas, strict=True):
+        if len(data) > EVENT_BYTES_MAX:
+            raise TooLarge(f"{vm}: event {draft.id} takes {len(data):,} bytes; the limit is {EVENT_BYTES_MAX:,}")
+    return Batch(vm, expected, drafts, [id_bytes(draft.id) for draft in drafts], datas)
+
+
+def id_bytes(text: str) -> bytes:
+    """Return the 16 bytes of an id given as text; ValueError if it is not 32 hex digits and hyphens."""
+    data = bytes.fromhex(text.replace("-", ""))
+    if len(data) != 16:
+        raise ValueError(f"{text!r} is not the text of 16 bytes")
+    return data
+
+
+def id_text(data: bytes) -> str:
+    """Return the usual 36 characters for the 16 bytes of an id."""
+    digits = data.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def record_of(row: Row, event: E) -> Record[E]:
+    """Return the record that a row and its decoded event make."""
+    position, vm, revision, id, time_ns, actor, correlation, _, hash = row
+    return Record(position, vm, revision, id_text(id), time_ns, actor, correlation, event, hash.hex())
+
+
+def decoded(codec: Codec[E], row: Row) -> Record[E]:
+    """Return the record that a stored row says; ``Corrupt`` if no store can have written it."""
+    try:
+        return record_of(row, codec.decode(row[7]))
+    except (AttributeError, TypeError) as error:
+        raise _misfit(row, error) from error
+    except Corrupt as error:
+        raise Corrupt(f"{row[1]}@{row[2]} (position {row[0]}): {error}") from error
+
+
+def head_of(row: Row) -> StreamHead:
+    """Return the head of a stream whose last row this is."""
+    try:
+        return StreamHead(row[1], row[2], row[0], row[4], row[8].hex())
+    except AttributeError as error:
+        raise _misfit(row, error) from error
+
+
+def _misfit(row: Row, error: Exception) -> Corrupt:
+    return Corrupt(f"the row at position {row[0]} has a column that holds what no store wrote: {error}")
+
+
+def iso(time_ns: int) -> str:
+    """Return a time as ISO text in UTC, to the millisecond: 2026-11-22T07:00:00.123Z."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03}Z"

@@ -1,0 +1,213 @@
+"""The file: its tables, how to know it from other files, and how to open it.
+
+It decides what an esrm log on disk is (an SQLite database in WAL mode with our application id and format number) and
+what is said about every file that is none. Separate from reader and writer because both begin here, and because this
+page and ``views.sql`` are all that another program needs to read a log. Next: ``reader.py``.
+
+A rule for this folder: nobody opens the database file except through SQLite. POSIX drops *all* of a process's locks on
+a file when *any* descriptor of it is closed, so one innocent ``open(path).read()`` could lose the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from esrm.errors import Corrupt, EsrmError, StoreError
+
+APPLICATION_ID = 0x6573726D  # "esrm"; `file` and `PRAGMA application_id` show it
+FORMAT = 1  # PRAGMA user_version; a higher one was written by a newer esrm
+
+SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")  # in the order of PRAGMA synchronous's numbers
+
+TABLES = f"""
+CREATE TABLE streams (
+    id   INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE            -- the VM
+) STRICT;
+CREATE TABLE records (
+    position    INTEGER PRIMARY KEY,     -- 1, 2, 3 ... without gaps
+    stream      INTEGER NOT NULL,        -- streams.id
+    revision    INTEGER NOT NULL,        -- 0, 1, 2 ... without gaps in its stream
+    id          BLOB    NOT NULL,        -- UUIDv7, 16 bytes
+    time_ns     INTEGER NOT NULL,        -- Unix time in nanoseconds
+    actor       TEXT    NOT NULL,
+    correlation TEXT    NOT NULL,
+    data        TEXT    NOT NULL,        -- the event, as JSON
+    hash        BLOB    NOT NULL,        -- 32 bytes; esrm/stores/chain.py says of what
+    UNIQUE (stream, revision)
+) STRICT;
+CREATE TRIGGER records_are_never_changed BEFORE UPDATE ON records BEGIN SELECT raise(ABORT, 'append-only'); END;
+CREATE TRIGGER records_are_never_deleted BEFORE DELETE ON records BEGIN SELECT raise(ABORT, 'append-only'); END;
+CREATE TRIGGER streams_are_never_changed BEFORE UPDATE ON streams BEGIN SELECT raise(ABORT, 'append-only'); END;
+CREATE TRIGGER streams_are_never_deleted BEFORE DELETE ON streams BEGIN SELECT raise(ABORT, 'append-only'); END;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+"""
+
+_WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
+    (apsw.FullError, "the disk is full; make room and try again"),
+    (apsw.BusyError, "another process keeps it locked; wait for that one, or stop it, and try again"),
+    (apsw.ReadOnlyError, "this user may not write the file or its folder; change the permissions or the place"),
+    (apsw.CantOpenError, "it cannot be opened; check the permissions of the file and its folder"),
+    (apsw.NotADBError, "this is not an SQLite database, so no esrm log; choose another file"),
+    (apsw.CorruptError, "the file is damaged or cut short; keep it as it is, and restore a copy"),
+    (apsw.IOError, "the disk or file system failed"),
+    (apsw.SQLError, "its tables are not those of an esrm log"),
+)
+
+
+def fetch(connection: apsw.Connection, statement: str, *bindings: Any) -> list[Any]:
+    """Run one statement to its end and return its rows: no read transaction outlives the call."""
+    # apsw's types name collections.abc.Buffer, which Python 3.11 has not; so its cursors are partly unknown there.
+    return connection.execute(statement, bindings).fetchall()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def trouble(path: Path, error: Exception) -> EsrmError:
+    """Return what an error of SQLite means to the caller: damaged content is ``Corrupt``, the rest ``StoreError``."""
+    if isinstance(error, UnicodeDecodeError):
+        return Corrupt(f"{path}: a text in it is not UTF-8, so not what was written ({error})")
+    advice = next((words for kind, words in _WHAT_TO_DO if isinstance(error, kind)), "SQLite refused")
+    kind = Corrupt if isinstance(error, apsw.CorruptError) else StoreError
+    return kind(f"{path}: {advice} ({type(error).__name__}: {error})")
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Raise what SQLite raises in our own words."""
+    try:
+        yield
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise trouble(path, error) from error
+
+
+@contextmanager
+def _opening(path: Path) -> Generator[None]:
+    """As ``translated``; and a file too damaged to open was never open, which is the place's fault."""
+    try:
+        with translated(path):
+            yield
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    except Corrupt as error:
+        raise StoreError(str(error)) from error
+
+
+def open_writer(path: Path, synchronous: str, busy_ms: int) -> apsw.Connection:
+    """Return a connection that may append, to a log that exists from now on.
+
+    Raises:
+        StoreError: the file is not ours, is newer than we are, is damaged, or cannot be written here; or the file
+            system cannot do WAL.
+    """
+    with _opening(path):
+        _check_place(path)
+        connection = apsw.Connection(str(path))
+        try:
+            connection.set_busy_timeout(busy_ms)
+            blank = _is_blank(connection, path)
+            if connection.readonly("main"):
+                raise apsw.ReadOnlyError("opened read-only")
+            _set_durability(connection, path, synchronous)  # only now that we know the file is ours to set
+            if blank:
+                _create(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """Return a connection that only reads an existing log.
+
+    It opens the file for writing where it may, but with ``query_only``: a truly read-only connection leaves empty
+    ``-wal`` and ``-shm`` files behind. Where nothing can be written, as on read-only media, the file is read as it
+    stands (``immutable``), which is sound as long as nobody else writes to it after all.
+
+    Raises:
+        StoreError: there is no file, or it is not ours, newer than we are, damaged or unreadable.
+    """
+    with _opening(path):
+        _check_place(path)
+        if not path.exists():
+            raise StoreError(f"{path} does not exist; reading does not create it")
+        try:
+            return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
+        except (apsw.ReadOnlyError, apsw.CantOpenError):
+            if not os.access(path, os.R_OK) or _size(Path(f"{path}-wal")):
+                raise
+            flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            return _connect(path, f"{path.as_uri()}?immutable=1", flags)
+
+
+def _connect(path: Path, name: str, flags: int) -> apsw.Connection:
+    connection = apsw.Connection(name, flags=flags)
+    try:
+        connection.set_busy_timeout(5000)  # WAL readers wait only while somebody recovers or closes the log
+        fetch(connection, "PRAGMA query_only = 1")
+        if _is_blank(connection, path):
+            raise StoreError(f"{path} is empty: nothing was ever recorded in it")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_place(path: Path) -> None:
+    if path.name == ":memory:":
+        raise StoreError("a log on disk needs a file name; for a store in memory use memory:")
+    if path.is_dir():
+        raise StoreError(f"{path} is a directory; a log is one file, such as {path / 'vm.db'}")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: there is no directory {path.parent}; create it first")
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is not a regular file; a log needs one")
+
+
+def _is_blank(connection: apsw.Connection, path: Path) -> bool:
+    """Whether nothing was ever written here; raise unless it is that, or ours."""
+    [[marker, version]] = fetch(connection, "SELECT * FROM pragma_application_id, pragma_user_version")
+    tables = [name for [name] in fetch(connection, "SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4")]
+    if marker == APPLICATION_ID:
+        if version > FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer esrm (log format {version}; this one knows {FORMAT}): upgrade esrm"
+            )
+        return False
+    if marker or version or tables:
+        raise StoreError(
+            f"{path} is another program's SQLite database (application id {marker & 0xFFFFFFFF:#x}, "
+            f"tables: {', '.join(tables) or 'none'}); choose another file"
+        )
+    return True
+
+
+def _create(connection: apsw.Connection, path: Path) -> None:
+    fetch(connection, "BEGIN IMMEDIATE")
+    if _is_blank(connection, path):  # else another process was quicker
+        fetch(connection, TABLES + files("esrm.stores.sqlite").joinpath("views.sql").read_text("utf-8"))
+    fetch(connection, "COMMIT")
+
+
+def _set_durability(connection: apsw.Connection, path: Path, synchronous: str) -> None:
+    """Set WAL and ``synchronous``, and believe neither before it is read back."""
+    [[mode]] = fetch(connection, "PRAGMA journal_mode = wal")
+    if mode != "wal":
+        raise StoreError(f"{path}: this file system cannot do WAL (journal mode stays {mode}); use a local disk")
+    fetch(connection, f"PRAGMA synchronous = {synchronous}")
+    [[level]] = fetch(connection, "PRAGMA synchronous")
+    if SYNCHRONOUS[level] != synchronous:
+        raise StoreError(f"{path}: SQLite did not take synchronous={synchronous}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

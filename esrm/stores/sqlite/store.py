@@ -1,0 +1,116 @@
+"""The asynchronous face of a log on disk: a writer thread, a few readers, nothing that blocks the event loop.
+
+Next: ``esrm.testing.check_store``, which it passes, and ``tests/stores/test_sqlite.py`` for what is its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from esrm.errors import StoreError
+from esrm.stores.base import Reader, Store, T
+from esrm.stores.records import Codec, Draft, E, Record, decoded, prepare, record_of
+from esrm.stores.sqlite.ledger import Append, Ledger
+from esrm.stores.sqlite.reader import SqliteReader
+from esrm.stores.sqlite.schema import SYNCHRONOUS, open_writer
+from esrm.stores.sqlite.writer import Writer
+
+READERS_MAX = 4  # at once; more would only take turns at the interpreter's lock
+
+
+class SqliteStore(Store[E]):
+    """A log in one SQLite file, in WAL mode; created if there is none.
+
+    An append has returned when its transaction is committed. With ``synchronous="FULL"``, the default, the commit is
+    then on the disk and survives a power cut; with ``"NORMAL"`` it survives a crash of the process, and a power cut
+    takes at most a tail of whole appends; ``"OFF"`` leaves it to the kernel, and a power cut may damage the file;
+    ``"EXTRA"`` is ``"FULL"`` here. Several processes may open one file, on a local disk; they take turns at writing.
+
+    Args:
+        path: the file; its folder must exist.
+        codec: turns events into bytes of UTF-8, and back.
+        synchronous: what a commit waits for, as above.
+        busy_ms: how long to wait for another process's transaction before an append is a ``StoreError``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        codec: Codec[E],
+        *,
+        synchronous: str = "FULL",
+        busy_ms: int = 5000,
+    ) -> None:
+        super().__init__(codec)
+        if synchronous not in SYNCHRONOUS:
+            raise StoreError(f"synchronous is one of {', '.join(SYNCHRONOUS)}, not {synchronous!r:.80}")
+        self._path = Path(os.path.abspath(path))
+        self._synchronous, self._busy_ms = synchronous, busy_ms
+        self._idle: deque[SqliteReader[E]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._path}{', closed' if self._closed else ''}>"
+
+    async def _open(self) -> None:
+        def begin() -> Ledger[E]:
+            return Ledger(self._path, open_writer(self._path, self._synchronous, self._busy_ms))
+
+        self._limiter = anyio.CapacityLimiter(READERS_MAX)
+        self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}")
+
+    async def _close(self) -> None:
+        self._sweep()
+        with anyio.CancelScope(shield=True):  # a close that is cancelled half-way would leave a thread behind
+            await to_thread.run_sync(self._writer.stop)
+
+    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
+        """Add drafts to the end of a stream; see ``Store.append``. A cancelled append may still come to stand."""
+        self._check_usable()
+        append = Append(prepare(self._codec, vm, drafts, expected))
+        await self._writer.append(append)
+        if append.rows is None:
+            raise append.error or StoreError(f"{self} gave no answer")
+        if append.retried:
+            return [decoded(self._codec, row) for row in append.rows]
+        return [record_of(row, draft.event) for row, draft in zip(append.rows, drafts, strict=True)]
+
+    async def wait_past(self, position: int) -> int:
+        """Wait until the head is beyond ``position``, and return it; other processes' appends show within 50 ms."""
+        self._check_usable()
+        await checkpoint()
+        return await self._writer.wait_past(position)
+
+    def reader(self) -> SqliteReader[E]:
+        """Return a new synchronous face of the same file."""
+        return SqliteReader(self._path, self._codec)
+
+    async def ask(self, question: Callable[[Reader[E]], T]) -> T:
+        """Return the answer of a function to which a reader is lent, in a worker thread."""
+        self._check_usable()
+        return await to_thread.run_sync(self._answer, question, limiter=self._limiter)
+
+    def _answer(self, question: Callable[[Reader[E]], T]) -> T:
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = self.reader()
+        try:
+            return question(reader)
+        finally:
+            self._idle.append(reader)
+            if self._closed:  # closed meanwhile, and after its sweep: leave no connection behind
+                self._sweep()
+
+    def _sweep(self) -> None:
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return

@@ -1,0 +1,155 @@
+"""What the chain covers, and what ``verify`` finds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from esrm.errors import Corrupt
+from esrm.stores.chain import Verdict, link, seal, verify
+from esrm.stores.records import Row, prepare
+from esrm.testing import BytesCodec, drafts
+
+texts = st.text(st.characters(codec="utf-8"), max_size=3)
+numbers = st.integers(0, 2**63 - 1)
+columns = st.tuples(
+    numbers, texts, numbers, st.binary(min_size=16, max_size=16), numbers, texts, texts, st.binary(max_size=3)
+)
+
+
+def test_link_is_what_its_page_says():
+    """Another program can compute the hash from the module's docstring alone."""
+    fixed = b"esrm record v1\0\0" + b"P" * 32
+    fixed += (7).to_bytes(8, "big") + (3).to_bytes(8, "big") + (10**18).to_bytes(8, "big") + b"I" * 16
+    lengths = b"".join(n.to_bytes(4, "big") for n in (6, 2, 0, 5))
+    want = hashlib.sha256(fixed + lengths + "w\u00e9b-1".encode() + b"me" + b"event").digest()
+    assert link(b"P" * 32, 7, "w\u00e9b-1", 3, b"I" * 16, 10**18, "me", "", b"event") == want
+
+
+@given(columns, columns)
+@example((1, "ab", 0, bytes(16), 0, "c", "", b""), (1, "a", 0, bytes(16), 0, "bc", "", b""))
+@example((1, "a", 0, bytes(16), 0, "b", "", b"c"), (1, "a", 0, bytes(16), 0, "b", "c", b""))
+def test_no_two_rows_hash_alike(one: tuple, other: tuple):
+    """No text can move from one column into its neighbour unseen."""
+    assert (link(bytes(32), *one) == link(bytes(32), *other)) == (one == other)
+
+
+class Rows:
+    """A reader of rows that a test may tamper with; ``broken`` positions cannot be read."""
+
+    def __init__(self) -> None:
+        self.all: list[Row] = []
+        self.broken: set[int] = set()
+        for n in range(10):
+            mine = [row for row in self.all if row[1] == f"vm-{n % 2}"]
+            batch = prepare(BytesCodec(), f"vm-{n % 2}", drafts(b"0", b"1"), len(mine) - 1)
+            self.all += seal(batch, len(self.all), mine[-1][8] if mine else bytes(32))
+
+    def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
+        column, start = (0, 0) if vm is None else (2, -1)
+        after = start if after is None else after
+        found = [row for row in self.all if vm in (None, row[1]) and row[column] > after][:limit]
+        if any(row[0] in self.broken for row in found):
+            raise Corrupt("the page cannot be read")
+        yield from found
+
+    def change(self, position: int, column: int, value: object) -> None:
+        row = list(self.all[position - 1])
+        row[column] = value
+        self.all[position - 1] = tuple(row)
+
+
+def test_a_whole_log_verifies_from_anywhere():
+    """Untouched, every record stands: all of them, one stream, or those behind a point; progress is told."""
+    rows = Rows()
+    told: list[int] = []
+    assert verify(rows, tick=told.append) == Verdict(20)
+    assert verify(rows, "vm-1") == Verdict(10)
+    assert told[-1] == 20
+    for after in range(20):
+        assert verify(rows, after=after) == Verdict(20 - after)
+    for after in range(-1, 10):
+        assert verify(rows, "vm-1", after) == Verdict(9 - after)
+    assert verify(rows, "nobody") == Verdict(0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    list(enumerate((5, "vm-x", 9, b"x" * 16, 1, "x", "x", b"x", b"x" * 32))),
+    ids=["position", "vm", "revision", "id", "time_ns", "actor", "correlation", "data", "hash"],
+)
+def test_a_change_in_any_column_is_found(column: int, value: object):
+    """Whatever is edited in the record at position 12, the first eleven stand and that one does not."""
+    rows = Rows()
+    rows.change(12, column, value)
+    verdict = verify(rows)
+    assert (verdict.good, verdict.ok) == (11, False)
+    assert verdict.fault is not None
+    assert verdict.fault.position == 12
+    assert verify(rows, after=12).good >= 0  # and what is trusted is not looked at
+
+
+@pytest.mark.parametrize("value", [None, "text", 1.5, -1, 2**64, bytes(15), bytes(17)])
+@pytest.mark.parametrize("column", range(3, 9))
+def test_a_column_of_the_wrong_kind_is_a_fault_and_no_crash(column: int, value: object):
+    """A damaged file may hold anything anywhere; verify says where."""
+    rows = Rows()
+    rows.change(12, column, value)
+    fault = verify(rows).fault
+    assert fault is not None
+    assert fault.position == 12
+
+
+def test_missing_and_doubled_records_are_found():
+    """A gap in positions or revisions is named by what should stand there."""
+    rows = Rows()
+    del rows.all[11]
+    fault = verify(rows).fault
+    assert fault is not None
+    assert (fault.position, fault.what) == (12, "missing; the next record has position 13")
+    rows = Rows()
+    gone = rows.all.pop(11)
+    fault = verify(rows, gone[1]).fault
+    assert fault is not None
+    assert (fault.vm, fault.revision) == (gone[1], gone[2])
+    rows = Rows()
+    rows.all.insert(11, rows.all[11])
+    assert verify(rows).good == 12
+
+
+def test_a_swapped_pair_is_found():
+    """Two records that change places do not go unseen."""
+    rows = Rows()
+    rows.all[10], rows.all[12] = rows.all[12], rows.all[10]
+    assert verify(rows).good == 10
+
+
+def test_an_unreadable_record_is_named():
+    """When a page cannot be read, verify goes on in single steps, up to the record that is the trouble."""
+    rows = Rows()
+    rows.broken = {12}
+    fault = verify(rows).fault
+    assert verify(rows).good == 11
+    assert fault is not None
+    assert (fault.position, fault.what) == (12, "the page cannot be read")
+    fault = verify(rows, rows.all[11][1]).fault
+    assert fault is not None
+    assert fault.revision == rows.all[11][2]
+
+
+def test_a_shortened_log_is_whole():
+    """The chain cannot see records cut off its end, and the page says so."""
+    rows = Rows()
+    del rows.all[15:]
+    assert verify(rows) == Verdict(15)
+
+
+@pytest.mark.parametrize("id", [bytes(15), bytes(17)])
+def test_an_id_is_neither_cut_nor_filled(id: bytes):
+    """A lengthened or shortened id would otherwise hash as the one it was made from."""
+    with pytest.raises(ValueError, match="an id has 16 bytes"):
+        link(bytes(32), 1, "web-1", 0, id, 0, "", "", b"")
