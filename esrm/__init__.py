@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Resource,
         ResourceConstraint,
         Space,
+        span,
     )
     from esrm.core.state import DeviceState, VmState, evolve, replay
     from esrm.devices import Device, MmioDevice, PioDevice
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
         UnknownMoment,
         WrongPhase,
     )
-    from esrm.history import Blame, Change, Diff, History, Past
+    from esrm.history import Blame, Change, Diff, History, Past, devices_of
     from esrm.manager import ResourceManager, acting, load_platform
     from esrm.opening import open_reader, open_store
     from esrm.projection import Projection
@@ -104,7 +105,7 @@ _HOMES = {
     "esrm.core.resources": (
         "DeviceResources GenericIrqConstraint KvmMemSlot KvmMemSlotConstraint LegacyIrq LegacyIrqConstraint MacAddress "
         "MacAddressConstraint MemAddressRange MemConstraint MmioAddressRange MmioConstraint MsiIrq MsiIrqType "
-        "PciMsiIrqConstraint PciMsixIrqConstraint PioAddressRange PioConstraint Resource ResourceConstraint Space"
+        "PciMsiIrqConstraint PciMsixIrqConstraint PioAddressRange PioConstraint Resource ResourceConstraint Space span"
     ),
     "esrm.core.state": "DeviceState VmState evolve replay",
     "esrm.devices": "Device MmioDevice PioDevice",
@@ -113,7 +114,7 @@ _HOMES = {
         "InvalidPlatform NoSpace NotAllocated NotMapped OutOfRange Refused StoreError TooLarge UnknownDevice "
         "UnknownMoment WrongPhase"
     ),
-    "esrm.history": "Blame Change Diff History Past",
+    "esrm.history": "Blame Change Diff History Past devices_of",
     "esrm.manager": "ResourceManager acting load_platform",
     "esrm.opening": "open_reader open_store",
     "esrm.projection": "Projection",

@@ -36,18 +36,22 @@ stateDiagram-v2
 {diagram}
 ```
 
-From the left: the phase that the device is in. From the top: the step. Where they meet: the phase that it is in then;
-`-` where the step is refused with `WrongPhase`, which names the phase and the steps that it allows.
+From the left: the step that is asked for. From the top: the phase that the device is in. Where they meet: the phase
+that it is in then.
 
 ```text
 {grid}
 ```
 
-- In {holding} a device holds resources; in {answering} it answers on the bus.
+- `-` is a step out of order. It is refused with `WrongPhase`, which names the phase and the steps that it allows; for a
+  device that is gone with `UnknownDevice`; a second `create` with `DuplicateDevice`; a `release` by a device that holds
+  nothing with `NotAllocated`. Nothing is recorded then.
+- In {holding} a device holds resources.
+  In {answering} it answers on the bus.
 - `allocate` may also be refused for want of room. That is recorded as `AllocationRefused`, and the device stays
   `declared`: it may `declare` something else, or ask again when somebody has released something.
-- Each step back undoes one step forward. `release` is the exception that undoes two, `assign` and `allocate`, because a
-  device that holds nothing has nothing to be told.
+- Each step back undoes steps forward: `unregister` undoes `register`, `release` undoes `assign` and `allocate`, `remove`
+  undoes `declare` and `create`.
 - A device whose removal needs the guest's consent passes through `unplugging`, in which it still answers. It leaves by
   `unregister`, or stays by `refuse_unplug`.
 - `gone` is no phase: the name is free, and a device of that name may begin a new life.
@@ -76,12 +80,12 @@ def _diagram() -> Iterator[str]:
 
 
 def _grid() -> Iterator[str]:
-    yield from _table([["", *STEPS.values()], *map(_row, [None, *Phase])])
+    phases = [None, *Phase]
+    yield from _table([["", *map(_name, phases)], *(_row(event, phases) for event in STEPS)])
 
 
-def _row(phase: Phase | None) -> list[str]:
-    cells = ["-" if (phase, event) not in TRANSITIONS else _name(TRANSITIONS[phase, event]) for event in STEPS]
-    return [_name(phase), *cells]
+def _row(event: type, phases: list[Phase | None]) -> list[str]:
+    return [STEPS[event], *(_name(TRANSITIONS[p, event]) if (p, event) in TRANSITIONS else "-" for p in phases)]
 
 
 def _name(phase: Phase | None) -> str:

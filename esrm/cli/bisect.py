@@ -16,7 +16,7 @@ from esrm.cli.log import print_records
 from esrm.cli.options import Asked, common, complete_device
 from esrm.cli.output import line
 from esrm.core.lifecycle import Phase
-from esrm.core.resources import Space, hexadecimal
+from esrm.core.resources import hexadecimal
 from esrm.core.state import VmState
 from esrm.history import space_named
 
@@ -24,12 +24,12 @@ PHASES = [phase.value for phase in Phase]
 
 
 @click.command("bisect")
-@common()
 @click.option("--device", metavar="NAME", shell_complete=complete_device, help="This device lives.")
 @click.option("--phase", type=click.Choice(PHASES), help="... and is in this phase.")
 @click.option("--held", nargs=2, metavar="SPACE ADDRESS", help="A device holds this address.")
 @click.option("--free-below", nargs=2, metavar="SPACE N", help="Fewer than N numbers of the space are free.")
 @click.option("--refused", is_flag=True, help="An allocation was refused (to --device, if it is given).")
+@common()
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -16,10 +16,10 @@ from esrm.history import Blame, space_named
 
 
 @click.command("blame")
-@common()
 @click.argument("space", shell_complete=complete_space)
 @click.argument("address")
 @click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@common()
 @click.pass_context
 def command(ctx: click.Context, asked: Asked, space: str, address: str, rev: str) -> None:
     """Say who holds an address, and since which record.

@@ -20,9 +20,9 @@ _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 @click.command("diff")
-@common()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="[B]", default="@")
+@common()
 @click.pass_context
 def command(ctx: click.Context, asked: Asked, a: str, b: str) -> None:
     """Compare the layouts at two moments, A and B (by default the head).

@@ -23,15 +23,17 @@ TYPES = [kind.__name__ for kind in get_args(e.Event)]
 
 
 @click.command("log")
-@common()
 @click.option("--device", metavar="NAME", shell_complete=complete_device, help="Only records about this device.")
-@click.option("--type", "kind", type=click.Choice(TYPES, case_sensitive=False), metavar="EVENT", help="Only this event.")
+@click.option(
+    "--type", "kind", type=click.Choice(TYPES, case_sensitive=False), metavar="EVENT", help="Only this event."
+)
 @click.option("--actor", metavar="NAME", help="Only what this actor did.")
 @click.option("--correlation", metavar="ID", help="Only what was part of this.")
 @click.option("--since", metavar="REV", default="0", help="From this moment on.")
 @click.option("--until", metavar="REV", default="@", help="Up to this moment.")
 @click.option("-n", "--limit", type=click.IntRange(min=0), metavar="N", help="At most N records, the newest.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
+@common()
 def command(
     asked: Asked, since: str, until: str, kind: str | None, limit: int | None, reverse: bool, **conditions: Any
 ) -> None:

@@ -18,10 +18,17 @@ from esrm.history import space_named
 
 
 @click.command("map")
-@common()
-@click.option("--space", "spaces", metavar="S", multiple=True, shell_complete=complete_space, help="Only this space; again for more.")
+@click.option(
+    "--space",
+    "spaces",
+    metavar="S",
+    multiple=True,
+    shell_complete=complete_space,
+    help="Only this space; again for more.",
+)
 @click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
 @click.option("--free", is_flag=True, help="Show the holes, too.")
+@common()
 def command(asked: Asked, spaces: tuple[str, ...], rev: str, free: bool) -> None:
     """Draw the address map, now or at any moment.
 
@@ -40,7 +47,11 @@ def command(asked: Asked, spaces: tuple[str, ...], rev: str, free: bool) -> None
     asked.answer(
         (stretch.document() for stretch in chain.from_iterable(shown.values())),
         lambda: _print(state, shown),
-        lambda: {"vm": past.vm, "revision": state.revision, "spaces": [_document(state, *part) for part in shown.items()]},
+        lambda: {
+            "vm": past.vm,
+            "revision": state.revision,
+            "spaces": [_document(state, *part) for part in shown.items()],
+        },
     )
 
 

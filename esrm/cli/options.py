@@ -67,7 +67,9 @@ class Asked:
             if len(vms) != 1:
                 names = ", ".join(vms[:20]) + (", ..." if len(vms) > 20 else "")
                 raise click.UsageError(
-                    f"{self.url} has {len(vms)} VMs; choose one with --vm: {names}" if vms else f"{self.url} has no VM yet"
+                    f"{self.url} has {len(vms)} VMs; choose one with --vm: {names}"
+                    if vms
+                    else f"{self.url} has no VM yet"
                 )
             self.vm_option = vms[0]
         return self.vm_option
@@ -115,7 +117,9 @@ def common(*, vm: bool = True, formats: bool = True, store: bool = True) -> Call
 
         decorated: Any = wrapped
         if formats:
-            decorated = _remembered("--jsonl", "jsonl", is_flag=True, help="Answer with one JSON object a line.")(decorated)
+            decorated = _remembered("--jsonl", "jsonl", is_flag=True, help="Answer with one JSON object a line.")(
+                decorated
+            )
             decorated = _remembered("--json", "json", is_flag=True, help="Answer with one JSON document.")(decorated)
         if vm:
             decorated = _remembered(
@@ -172,7 +176,7 @@ def complete_space(ctx: click.Context, parameter: click.Parameter, incomplete: s
 
 
 def _completed(ctx: click.Context, incomplete: str, names: Callable[[Asked], Iterable[str]]) -> list[CompletionItem]:
-    """Names that begin so; none, rather than a message in the middle of a command line, when the store has a problem."""
+    """Names that begin so; none at all, rather than an error amid a command line, when the store has a problem."""
     from click.shell_completion import CompletionItem
 
     from esrm.errors import EsrmError

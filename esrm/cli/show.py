@@ -13,8 +13,8 @@ from esrm.cli.output import line, paint, rows
 
 
 @click.command("show")
-@common()
 @click.argument("rev", metavar="[REV]", default="@")
+@common()
 def command(asked: Asked, rev: str) -> None:
     """Show one record in full, and what it changed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
 
 import click
 import msgspec
@@ -11,16 +11,16 @@ import msgspec
 from esrm.cli import wire
 from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint, rows
+from esrm.core.allocator import Usage
 from esrm.core.events import AllocationRefused
 from esrm.core.lifecycle import Phase
-from esrm.stores.records import iso
 
-_SPACE_COLUMNS = ("total", "free", "held", "reserved", "holes", "hole_max")
+_COLUMNS = ("free", "held", "reserved", "total", "holes", "hole_max")
 
 
 @click.command("stats")
-@common()
 @click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@common()
 def command(asked: Asked, rev: str) -> None:
     """Count: how full, how many, what was refused.
 
@@ -32,31 +32,47 @@ def command(asked: Asked, rev: str) -> None:
     state = past.at(rev)
     events: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
-    times: list[int] = []
     for record in past.log(until=state.revision):
         events[type(record.event).__name__] += 1
         if isinstance(record.event, AllocationRefused):
             refusals[record.event.refusal.code] += 1
-        times[1:] = [record.time_ns]
     phases = Counter(device.phase for device in state.devices.values())
-    document: dict[str, Any] = {
+    usages = list(state.allocator.usage().values())
+    counts = {
+        "events": dict(events.most_common()),
+        "refusals": dict(refusals.most_common()),
+        "devices": {phase.value: phases[phase] for phase in Phase if phases[phase]},
+    }
+    document = {
         "vm": past.vm,
         "revision": state.revision,
-        "platform": state.platform.name if state.platform else "",
-        "first_time": wire.exact_time(times[0]),
-        "last_time": wire.exact_time(times[-1]),
-        "spaces": [wire.hexed(msgspec.to_builtins(usage)) for usage in state.allocator.usage().values()],
-        "events": dict(sorted(events.items())),
-        "refusals": dict(sorted(refusals.items())),
-        "devices": {phase.value: phases[phase] for phase in Phase if phases[phase]},
+        "platform": state.allocator.platform.name,
+        "spaces": [wire.hexed(msgspec.to_builtins(usage)) for usage in usages],
+        **counts,
     }
 
     def text() -> None:
-        line(paint(f"{past.vm}@{state.revision}", bold=True), f" on {document['platform']}, ")
-        line(f"{iso(times[0])} to {iso(times[-1])}")
+        line(paint(f"{past.vm}@{state.revision}", bold=True), f" on {state.allocator.platform.name}")
         line()
-        _print_spaces(state.allocator.usage())
-        for title in ("events", "refusals", "devices"):
-            _print_counts(title, document[title])
+        _print_spaces(usages)
+        for title, counted in counts.items():
+            line()
+            line(paint(title, bold=True), "" if counted else ": none")
+            rows((("", str(number), name) for name, number in counted.items()), right=[1])
 
     asked.answer_one(document, text)
+
+
+def _print_spaces(usages: Iterable[Usage]) -> None:
+    header = [paint(title, bold=True) for title in ("space", "% free", *_COLUMNS)]
+    rows([header, *map(_cells, usages)], right=range(1, len(header)))
+
+
+def _cells(usage: Usage) -> list[str]:
+    percent = f"{100 * usage.free // usage.total}" if usage.total else "-"
+    return [usage.space.value, percent, *(_number(usage, column) for column in _COLUMNS)]
+
+
+def _number(usage: Usage, column: str) -> str:
+    number: int = getattr(usage, column)
+    return f"{number:#x}" if usage.space.nests and column != "holes" else str(number)

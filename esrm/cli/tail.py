@@ -21,9 +21,9 @@ INTERVAL_S = 0.25
 
 
 @click.command("tail")
-@common()
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C or a closed pipe.")
 @click.option("-n", "--limit", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="How many.")
+@common()
 def command(asked: Asked, follow: bool, limit: int) -> None:
     """Show the last records of the store, and follow new ones with -f.
 

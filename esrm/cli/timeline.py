@@ -10,8 +10,8 @@ from esrm.cli.options import Asked, common, complete_device
 
 
 @click.command("timeline")
-@common()
 @click.argument("device", shell_complete=complete_device)
+@common()
 def command(asked: Asked, device: str) -> None:
     """Tell the life of one device.
 

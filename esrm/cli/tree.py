@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 import click
 
 from esrm.cli import wire
@@ -14,8 +15,8 @@ from esrm.core.state import DeviceState, VmState
 
 
 @click.command("tree")
-@common()
 @click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@common()
 def command(asked: Asked, rev: str) -> None:
     """Draw the device tree, with phases and resources.
 

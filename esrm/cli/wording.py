@@ -56,7 +56,9 @@ def wish(constraint: ResourceConstraint) -> str:
     """What is asked for: ``mmio 0x1000``, ``pio 0x8 at 0x3f8``, ``irq 4``, ``2 slots``."""
     match constraint:
         case LegacyIrqConstraint(irq=irq, shared=shared):
-            return ("a shared irq" if shared else "an irq") if irq is None else f"irq {irq}{' shared' if shared else ''}"
+            return (
+                ("a shared irq" if shared else "an irq") if irq is None else f"irq {irq}{' shared' if shared else ''}"
+            )
         case PciMsiIrqConstraint(size=size):
             return f"{size} pci_msi"
         case PciMsixIrqConstraint(size=size):

@@ -20,6 +20,9 @@ from esrm.core.ranges import RangeMap
 from esrm.core.resources import Space, bounds
 from esrm.errors import AddressConflict, NotAllocated, OutOfRange
 
+BLOCKERS_MAX = 12
+"""A refusal names at most this many holders: it is an event, and an event is short, however long their names."""
+
 
 class Usage(msgspec.Struct, frozen=True):
     """How full a space is, in numbers of that space (bytes, ports, lines): total = free + held + reserved."""
@@ -76,10 +79,11 @@ class Ledger:
         """
         if shared and first in self.shared:
             _, owners = self.held.remove(first)
-            self.held.insert(first, last, (*owners, owner))
+            # By name, not by arrival: a ledger rebuilt from the devices must tell the same as one kept current.
+            self.held.insert(first, last, tuple(sorted((*owners, owner))))
             return
         try:
-            self._source(first).carve(first, last)
+            self.source(first).carve(first, last)
         except ValueError:
             raise self.denial(first, last) from None
         self.held.insert(first, last, (owner,))
@@ -102,7 +106,7 @@ class Ledger:
             self.held.insert(first, last, tuple(owners))
             return
         self.shared.discard(first)
-        self._source(first).release(first, last)
+        self.source(first).release(first, last)
 
     def holdings(self, first: int, last: int) -> Iterator[Holding]:
         """Everything held or reserved that touches first..last, in address order; sharers one by one."""
@@ -110,17 +114,20 @@ class Ledger:
             for owner in owners:
                 yield Holding(owner, self.space, base, end, is_reserved)
 
-    def denial(self, first: int, last: int) -> AddressConflict | OutOfRange:
-        """Why first..last cannot be had: reserved, in no pool, for sharers only, or held; the message says by whom."""
+    def denial(
+        self, first: int, last: int, holdings: Iterable[Holding] | None = None
+    ) -> AddressConflict | OutOfRange:
+        """Why first..last cannot be had: in no pool, for sharers only, or held (by ``holdings``, if the asker knows
+        better); the message says by whom, in address order."""
         where = f"{self.space.value} {bounds(self.space, first, last)}"
-        walls = [str(Holding(owners[0], self.space, low, high, True)) for low, high, owners, _ in self._walls(first, last)]
-        if walls:
-            return AddressConflict(f"{where} is held by {', '.join(walls)}")
-        if first == self.shared_line:
-            return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
-        if not self._covers(first, last):
-            return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
-        return AddressConflict(f"{where} is held by {', '.join(map(str, self.holdings(first, last)))}")
+        held = list(self.holdings(first, last) if holdings is None else holdings)
+        if not any(holding.reserved for holding in held):
+            if first == self.shared_line:
+                return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
+            if not self._covers(first, last):
+                return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
+        more = f" and {len(held) - BLOCKERS_MAX} more" if len(held) > BLOCKERS_MAX else ""
+        return AddressConflict(f"{where} is held by {', '.join(map(str, held[:BLOCKERS_MAX]))}{more}")
 
     def usage(self) -> Usage:
         """How full the pools are; what was taken beyond them by name does not count."""
@@ -135,7 +142,7 @@ class Ledger:
         )
         return Usage(self.space, total, free, total - free - reserved, reserved, holes, hole_max)
 
-    def _source(self, first: int) -> RangeMap[None]:
+    def source(self, first: int) -> RangeMap[None]:
         """Where a number comes from and returns to: the pools, or beyond them."""
         if first == self.shared_line:
             return self.beyond

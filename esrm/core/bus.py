@@ -101,7 +101,8 @@ class Bus:
         Raises:
             InvalidConstraint, NotMapped, AddressConflict: as for ``unregister`` and ``register``.
         """
-        entry = self._entries[space][self._index(space, base, size, None)]
+        index = self._index(space, base, size, None)
+        entry = self._entries[space][index]
         new_last = _last(space, new_base, size)
         self._family(space, new_base, new_last, entry.device, entry.ancestors, leaving=entry)
         self.unregister(space, base, size, entry.device)

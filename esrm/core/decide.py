@@ -15,6 +15,7 @@ import msgspec
 from esrm import names
 from esrm.core import events as e
 from esrm.core import lifecycle
+from esrm.core.allocator import Ledger
 from esrm.core.lifecycle import HOLDING, Phase
 from esrm.core.placement import Scratch, wish
 from esrm.core.platform import Platform
@@ -37,11 +38,16 @@ from esrm.errors import (
     NotAllocated,
     OutOfRange,
     Refused,
+    TooLarge,
     UnknownDevice,
+    WrongPhase,
 )
 
 REASON_MAX = 1_000
 """A reason is cut to this many characters: it is for people."""
+
+RESOURCES_MAX = 2_000
+"""One device's resources, at most: more (of the shortest, KVM slots) would not go into one event."""
 
 
 # -- the way there ---------------------------------------------------------------------------------------------------
@@ -73,17 +79,29 @@ def declare(state: VmState, device: str, constraints: Iterable[ResourceConstrain
     """The device says what it needs; silence when it said exactly that before.
 
     Raises:
-        WrongPhase: it holds resources already. InvalidConstraint: not a constraint.
+        WrongPhase: it holds resources already. InvalidConstraint: not a constraint, or one that nothing could meet.
+        TooLarge: more resources than one event can tell of.
     """
     found = state.device(device)
     lifecycle.check(device, found.phase, e.ConstraintsDeclared)
-    wanted = tuple(constraints)
-    for constraint in wanted:
-        if not isinstance(cast(Any, constraint), ResourceConstraint):
-            raise InvalidConstraint(f"{device}: expected constraints such as MmioConstraint(0x1000), got {constraint!r:.80}")
+    wanted = _wishes(device, constraints)
     if found.phase is Phase.DECLARED and found.constraints == wanted:
         return []
     return [e.ConstraintsDeclared(device, wanted)]
+
+
+def _wishes(device: str, constraints: Iterable[ResourceConstraint]) -> tuple[ResourceConstraint, ...]:
+    """The constraints, if that is what they are, and few enough resources meet them."""
+    wanted = tuple(constraints)
+    for constraint in wanted:
+        if not isinstance(cast(Any, constraint), ResourceConstraint):
+            raise InvalidConstraint(
+                f"{device}: expected constraints such as MmioConstraint(0x1000), got {constraint!r:.80}"
+            )
+        wish(constraint)
+    if (total := sum(constraint.count for constraint in wanted)) > RESOURCES_MAX:
+        raise TooLarge(f"{device} asks for {total:,} resources; a device holds at most {RESOURCES_MAX:,}")
+    return wanted
 
 
 def allocate(state: VmState, device: str) -> list[e.Event]:
@@ -199,7 +217,7 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
         found = state.device(item.device)
         space, first, last = span(item.new)
         book = state.ledger(found, space)
-        free = [*book.free.overlapping(first, last), *book.beyond.overlapping(first, last)]
+        free = book.source(first).overlapping(first, last)
         room = sorted((low, high) for low, high, _ in [*free, *leaving[id(book)].overlapping(first, last)])
         reach = first
         for low, high in room:
@@ -288,17 +306,46 @@ def plan(state: VmState, requests: Iterable[Request]) -> Plan:
     """What would happen, and why; each request sees what those before it would have taken. Nothing is touched.
 
     Raises:
-        UnknownDevice, WrongPhase, InvalidConstraint: a request that is not one.
+        UnknownDevice, WrongPhase, InUse, InvalidConstraint, InvalidName, TooLarge: a request that is not one.
     """
     scratch = Scratch(state.allocator.platform)
+    outlook = _Outlook(state)
     placements: list[Placement] = []
     for device, constraints in _requests(state, requests):
+        outlook.check(device)
         try:
-            resources = scratch.place(device.name, constraints, lambda space, d=device: state.ledger(d, space))
+            resources = scratch.place(device.name, constraints, lambda space, d=device: outlook.ledger(d, space))
+            outlook.given[device.name] = resources
             placements.append(Placement(device.name, resources))
         except Refused as error:
             placements.append(Placement(device.name, refusal=error.refusal))
     return Plan(state.revision, tuple(placements))
+
+
+class _Outlook:
+    """The layout a plan has come to: the state's, and the windows of parents that were placed on the way."""
+
+    def __init__(self, state: VmState) -> None:
+        self.state = state
+        self.given: dict[str, tuple[Resource, ...]] = {}
+        self._windows: dict[tuple[str, Space], Ledger] = {}
+
+    def check(self, device: DeviceState) -> None:
+        """As ``allocate`` will see it, when those before it in the plan hold what they would get."""
+        inside = [inner.name for inner in self.state.descendants(device.name) if self.given.get(inner.name)]
+        if inside:
+            raise InUse(f"{device.name} stands behind {inside[0]}, which lives inside it, in the plan; put the outer first")
+        if device.name in self.given:
+            raise WrongPhase(f"{device.name} stands in the plan twice")
+
+    def ledger(self, device: DeviceState, space: Space) -> Ledger:
+        """What serves a device: ``VmState.ledger``, but for what only the plan knows."""
+        ancestors = self.state.ancestors(device.name) if device.parent is not None and space.nests else ()
+        for name in ancestors:
+            ranges = [(low, high) for where, low, high in map(span, self.given.get(name, ())) if where is space]
+            if ranges:
+                return self._windows.setdefault((name, space), Ledger(space, sorted(ranges)))
+        return self.state.ledger(device, space)
 
 
 def _requests(
@@ -310,16 +357,16 @@ def _requests(
         if isinstance(request, str):
             found = _ready(state, request, e.ResourcesAllocated)
             result.append((found, found.constraints))
-        elif isinstance(request, tuple):
-            name, constraints = request
+        elif isinstance(request, tuple) and len(request) == 2:
+            name = names.check("device", request[0])
             found = state.devices.get(name) or DeviceState(name, "", None, Phase.DECLARED)
-            result.append((found, tuple(constraints)))
+            result.append((found, _wishes(name, request[1])))
         elif isinstance(cast(Any, request), ResourceConstraint):
             loose.append(request)
         else:
             raise InvalidConstraint(f"a plan is made of constraints, device names, or (name, constraints); got {request!r:.80}")
     if loose:
-        result.append((DeviceState("(new)", "", None, Phase.DECLARED), loose))
+        result.append((DeviceState("(new)", "", None, Phase.DECLARED), _wishes("(new)", loose)))
     return result
 
 

@@ -80,9 +80,9 @@ def wish(constraint: ResourceConstraint) -> Wish:
         case LegacyIrqConstraint():
             return Wish(1, exact=constraint.irq, shared=constraint.shared)
         case PciMsiIrqConstraint():
-            return Wish(constraint.size, align=constraint.size)
+            return Wish(constraint.size, align=constraint.size, exact=constraint.base)
         case PciMsixIrqConstraint() | GenericIrqConstraint():
-            return Wish(constraint.size)
+            return Wish(constraint.size, exact=constraint.base)
         case KvmMemSlotConstraint():
             return Wish(constraint.size, exact=constraint.slot)
         case MacAddressConstraint():

@@ -158,36 +158,41 @@ class LegacyIrqConstraint(_Constraint, frozen=True, gc=False, tag="legacy_irq"):
             raise InvalidConstraint(f"{_name(self)}.shared: expected true or false, got {self.shared!r}")
 
 
-class PciMsiIrqConstraint(_Constraint, frozen=True, gc=False, tag="pci_msi_irq"):
+class _MsiConstraint(_Constraint, frozen=True, gc=False):
+    """``size`` consecutive vectors, from number ``base`` (u32) on if given."""
+
+    space: ClassVar[Space] = Space.MSI_IRQ
+    size_max: ClassVar[int] = U32_MAX
+    size: U32
+    base: U32 | None = None
+
+    def __post_init__(self) -> None:
+        _uint(self, "size", self.size, self.size_max, low=1)
+        if self.base is not None:
+            _uint(self, "base", self.base, U32_MAX)
+
+
+class PciMsiIrqConstraint(_MsiConstraint, frozen=True, gc=False, tag="pci_msi_irq"):
     """A PCI MSI group of ``size`` vectors: a power of two of at most 32, and aligned to it."""
 
-    space: ClassVar[Space] = Space.MSI_IRQ
-    size: U32
+    size_max: ClassVar[int] = PCI_MSI_MAX
 
     def __post_init__(self) -> None:
-        _uint(self, "size", self.size, PCI_MSI_MAX, low=1)
+        super().__post_init__()
         if self.size & (self.size - 1):
             raise InvalidConstraint(f"{_name(self)}.size: {self.size} is not a power of two, as a PCI MSI group must be")
+        if self.base is not None and self.base & (self.size - 1):
+            raise InvalidConstraint(f"{_name(self)}.base: {self.base} is not aligned to the group's {self.size}")
 
 
-class PciMsixIrqConstraint(_Constraint, frozen=True, gc=False, tag="pci_msix_irq"):
+class PciMsixIrqConstraint(_MsiConstraint, frozen=True, gc=False, tag="pci_msix_irq"):
     """``size`` PCI MSI-X vectors (1 to 2048), contiguous."""
 
-    space: ClassVar[Space] = Space.MSI_IRQ
-    size: U32
-
-    def __post_init__(self) -> None:
-        _uint(self, "size", self.size, PCI_MSIX_MAX, low=1)
+    size_max: ClassVar[int] = PCI_MSIX_MAX
 
 
-class GenericIrqConstraint(_Constraint, frozen=True, gc=False, tag="generic_irq"):
+class GenericIrqConstraint(_MsiConstraint, frozen=True, gc=False, tag="generic_irq"):
     """``size`` generic message signalled interrupts (u32, at least 1), contiguous."""
-
-    space: ClassVar[Space] = Space.MSI_IRQ
-    size: U32
-
-    def __post_init__(self) -> None:
-        _uint(self, "size", self.size, U32_MAX, low=1)
 
 
 class KvmMemSlotConstraint(_Constraint, frozen=True, gc=False, tag="kvm_mem_slot"):

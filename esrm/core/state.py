@@ -166,18 +166,27 @@ class VmState:
             if self.platform is None:
                 raise Refused("this VM has no platform yet: nothing has happened in it")
             self._allocator = Allocator(self.platform)
-            for device in self.walk():
-                self._take(device)
+            try:
+                for device in self.walk():
+                    self._take(device)
+            except Corrupt:
+                self._allocator = None  # half of one would answer the next time
+                raise
         return self._allocator
 
     @property
     def bus(self) -> Bus:
-        """Who answers where, built on first use."""
+        """Who answers where, built on first use.
+
+        Raises:
+            Corrupt: two devices answer at the same place.
+        """
         if self._bus is None:
-            self._bus = Bus()
+            bus = Bus()
             for device in self.devices.values():
                 if device.phase in ANSWERING:
-                    self._connect(device)
+                    self._connect(bus, device)
+            self._bus = bus
         return self._bus
 
     def ledger(self, device: DeviceState, space: Space) -> Ledger:
@@ -207,16 +216,20 @@ class VmState:
     def _common(self, resource: Resource) -> bool:
         return isinstance(resource, LegacyIrq) and self.platform is not None and resource.irq == self.platform.shared_irq
 
-    def _connect(self, device: DeviceState) -> None:
+    def _connect(self, bus: Bus, device: DeviceState) -> None:
         ancestors = self.ancestors(device.name)
         for space, first, last in map(span, device.allocated):
-            if space in _ON_BUS:
-                self.bus.register(space, first, last - first + 1, device.name, ancestors)
+            if space not in _ON_BUS:
+                continue
+            try:
+                bus.register(space, first, last - first + 1, device.name, ancestors)
+            except Refused as error:
+                raise Corrupt(f"after revision {self.revision}: two devices answer at one place: {error}") from error
 
-    def _disconnect(self, device: DeviceState) -> None:
+    def _disconnect(self, bus: Bus, device: DeviceState) -> None:
         for space, first, last in map(span, device.allocated):
             if space in _ON_BUS:
-                self.bus.unregister(space, first, last - first + 1, device.name)
+                bus.unregister(space, first, last - first + 1, device.name)
 
 
 _ON_BUS = frozenset({Space.PIO, Space.MMIO})
@@ -325,28 +338,33 @@ def _allocation_refused(state: VmState, event: e.AllocationRefused) -> None:
 def _device_registered(state: VmState, event: e.DeviceRegistered) -> None:
     device = _enter(state, event.device, e.DeviceRegistered)
     if state._bus is not None:
-        state._connect(device)
+        state._connect(state._bus, device)
 
 
 def _device_unregistered(state: VmState, event: e.DeviceUnregistered) -> None:
     device = _enter(state, event.device, e.DeviceUnregistered)
     if state._bus is not None:
-        state._disconnect(device)
+        state._disconnect(state._bus, device)
 
 
 def _resources_moved(state: VmState, event: e.ResourcesMoved) -> None:
     """All let go before any takes hold, so that two devices can change places."""
+    if not event.moves:
+        raise Corrupt(f"revision {state.revision + 1}: ResourcesMoved moves nothing")
     before = [_step(state, name, e.ResourcesMoved)[0] for name in dict.fromkeys(m.device for m in event.moves)]
     after = {device.name: list(device.allocated) for device in before}
     for move in event.moves:
         try:
-            after[move.device][after[move.device].index(move.old)] = move.new
+            # Looked up in what was: a device may swap two ranges of its own.
+            after[move.device][state.devices[move.device].allocated.index(move.old)] = move.new
         except ValueError:
-            raise Corrupt(f"revision {state.revision + 1}: {move.device!r:.80} moves {move.old}, which it does not hold") from None
+            raise Corrupt(
+                f"revision {state.revision + 1}: {move.device!r:.80} moves {move.old}, which it does not hold"
+            ) from None
     allocator, bus = state._allocator, state._bus
     for device in before:
         if bus is not None and device.phase in ANSWERING:
-            state._disconnect(device)
+            state._disconnect(bus, device)
         if allocator is not None:
             state._give(device)
     for device in before:
@@ -355,7 +373,7 @@ def _resources_moved(state: VmState, event: e.ResourcesMoved) -> None:
         if allocator is not None:
             state._take(moved)
         if bus is not None and device.phase in ANSWERING:
-            state._connect(moved)
+            state._connect(bus, moved)
 
 
 def _device_removed(state: VmState, event: e.DeviceRemoved) -> None:

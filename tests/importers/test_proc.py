@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esrm.errors import Refused
+from esrm.importers.layout import Node, layout
 from esrm.importers.proc import (
     Bar,
     Interrupt,
     Machine,
-    Node,
     PciFunction,
     Region,
-    layout,
     parse_function,
     parse_interrupts,
     parse_regions,

@@ -51,6 +51,10 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
 
+# One statement, so one moment: another process may be making the tables just now.
+_MARKS = """SELECT application_id, user_version, (SELECT group_concat(name, ', ') FROM
+    (SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4)) FROM pragma_application_id, pragma_user_version"""
+
 _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
     (apsw.FullError, "the disk is full; make room and try again"),
     (apsw.BusyError, "another process keeps it locked; wait for that one, or stop it, and try again"),
@@ -172,8 +176,7 @@ def _check_place(path: Path) -> None:
 
 def _is_blank(connection: apsw.Connection, path: Path) -> bool:
     """Whether nothing was ever written here; raise unless it is that, or ours."""
-    [[marker, version]] = fetch(connection, "SELECT * FROM pragma_application_id, pragma_user_version")
-    tables = [name for [name] in fetch(connection, "SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4")]
+    [[marker, version, tables]] = fetch(connection, _MARKS)
     if marker == APPLICATION_ID:
         if version > FORMAT:
             raise StoreError(
@@ -183,8 +186,10 @@ def _is_blank(connection: apsw.Connection, path: Path) -> bool:
     if marker or version or tables:
         raise StoreError(
             f"{path} is another program's SQLite database (application id {marker & 0xFFFFFFFF:#x}, "
-            f"tables: {', '.join(tables) or 'none'}); choose another file"
+            f"tables: {tables or 'none'}); choose another file"
         )
+    if _size(path) == 1:
+        raise apsw.NotADBError("a file of one byte, which SQLite takes for an empty one")
     return True
 
 

@@ -1,0 +1,420 @@
+"""What is the SQLite store's own: durability, group commit, several handles, damage, and closing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+from anyio import to_thread
+
+from esrm.errors import Conflict, Corrupt, StoreError
+from esrm.stores.base import Fault, verify
+from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.testing import BytesCodec, drafts
+
+CODEC = BytesCodec()
+
+
+def raw(path: Path) -> apsw.Connection:
+    """A connection that knows nothing of us."""
+    return apsw.Connection(str(path))
+
+
+def writing(store: SqliteStore[bytes]) -> apsw.Connection:
+    """The store's own writing connection, to look at or to plague while it is idle."""
+    return store._writer._ledger._connection
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a log may be made."""
+    return tmp_path / "vm.db"
+
+
+@pytest.mark.parametrize(("name", "level"), [("OFF", 0), ("NORMAL", 1), ("FULL", 2), ("EXTRA", 3)])
+async def test_durability_is_what_was_asked_for(path: Path, name: str, level: int):
+    """WAL and the named level of synchronous are in force on the connection that writes."""
+    async with SqliteStore(path, CODEC, synchronous=name) as store:
+        assert writing(store).pragma("journal_mode") == "wal"
+        assert writing(store).pragma("synchronous") == level
+
+
+async def test_full_is_the_default_and_nonsense_is_refused(path: Path):
+    """Nobody gets less than FULL without saying so."""
+    async with SqliteStore(path, CODEC) as store:
+        assert writing(store).pragma("synchronous") == 2
+    with pytest.raises(StoreError, match="synchronous is one of OFF, NORMAL, FULL, EXTRA, not 'full'"):
+        SqliteStore(path, CODEC, synchronous="full")
+
+
+async def test_256_tasks_on_64_streams_share_their_commits(path: Path):
+    """Under a crowd everything lands, gapless, in far fewer transactions than appends; losers of a race try again."""
+    commits = 0
+
+    def count() -> bool:
+        nonlocal commits
+        commits += 1
+        return False
+
+    async def work(vm: str) -> None:
+        done = 0
+        while done < 4:
+            end = await store.stream(vm)
+            try:
+                await store.append(vm, drafts(b"x"), expected=end.revision if end else -1)
+            except Conflict:
+                continue
+            done += 1
+
+    async with SqliteStore(path, CODEC) as store:
+        writing(store).set_commit_hook(count)
+        async with anyio.create_task_group() as group:
+            for n in range(256):
+                group.start_soon(work, f"vm-{n % 64}")
+        records = await store.read_all(limit=2000)
+        assert [record.position for record in records] == list(range(1, 1025))
+        assert [head.revision for head in await store.streams()] == [15] * 64
+        assert verify(store.reader()).good == 1024
+    assert commits < 512
+
+
+async def test_a_conflict_in_a_shared_commit_costs_only_its_own(path: Path):
+    """Appends, retries, conflicts and empty ones in one transaction: each gets the answer it would get alone."""
+    async with SqliteStore(path, CODEC) as store:
+        twice = drafts(b"twice")
+        answers: dict[str, object] = {}
+
+        async def append(name: str, vm: str, batch: list, expected: int) -> None:
+            try:
+                answers[name] = [record.position for record in await store.append(vm, batch, expected=expected)]
+            except Conflict:
+                answers[name] = "conflict"
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(append, "first", "a", twice, -1)
+            group.start_soon(append, "other", "b", drafts(b"x"), 5)
+            group.start_soon(append, "again", "a", twice, -1)
+            group.start_soon(append, "late", "a", drafts(b"x"), -1)
+            group.start_soon(append, "next", "a", drafts(b"y", b"z"), 0)
+            group.start_soon(append, "none", "a", [], 2)
+        positions = sorted(r.position for r in await store.read_all())
+        assert positions == list(range(1, len(positions) + 1))
+        assert answers["first"] == answers["again"]
+        assert answers["other"] == "conflict"
+        assert verify(store.reader()).ok
+
+
+async def test_two_handles_on_one_file_take_turns(path: Path):
+    """Two stores in one process: each sees the other's appends, learns of conflicts, and is woken by them."""
+    async with SqliteStore(path, CODEC) as one, SqliteStore(path, CODEC) as two:
+        await one.append("web-1", drafts(b"0"), expected=-1)
+        with pytest.raises(Conflict):
+            await two.append("web-1", drafts(b"1"), expected=-1)
+        await two.append("web-1", drafts(b"1"), expected=0)
+        with pytest.raises(Conflict):
+            await one.append("web-1", drafts(b"2"), expected=0)
+        await one.append("web-1", drafts(b"2"), expected=1)
+        woken: list[int] = []
+
+        async def wait() -> None:
+            woken.append(await two.wait_past(3))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                group.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                await one.append("db-1", drafts(b"3"), expected=-1)
+        assert woken == [4, 4]
+        assert [r.event for r in await two.read_all()] == [b"0", b"1", b"2", b"3"]
+        assert verify(one.reader()).ok
+
+
+WRITER = """
+import sys, anyio
+from esrm.errors import Conflict
+from esrm.stores.sqlite import SqliteStore
+from esrm.testing import BytesCodec, drafts
+
+async def main():
+    async with SqliteStore(sys.argv[1], BytesCodec(), synchronous="OFF") as store:
+        won = 0
+        while won < 100:
+            end = await store.stream("web-1")
+            try:
+                await store.append("web-1", drafts(b"theirs"), expected=end.revision if end else -1)
+                won += 1
+            except Conflict:
+                pass
+
+anyio.run(main)
+"""
+
+
+async def test_a_writer_in_another_process(path: Path):
+    """Two processes contend for one stream: each wins its share, nothing is lost, and a subscriber sees it all."""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for record in store.subscribe(until=200):
+            seen.append(record.position)
+
+    async def contend() -> None:
+        won = 0
+        while won < 100:
+            end = await store.stream("web-1")
+            try:
+                await store.append("web-1", drafts(b"ours"), expected=end.revision if end else -1)
+                won += 1
+            except Conflict:
+                pass
+
+    async with SqliteStore(path, CODEC, synchronous="OFF") as store:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow)
+                group.start_soon(contend)
+                await anyio.run_process([sys.executable, "-c", WRITER, str(path)], env=_environment())
+        assert seen == list(range(1, 201))
+        events = [record.event for record in await store.read("web-1")]
+        assert (events.count(b"ours"), events.count(b"theirs")) == (100, 100)
+        assert verify(store.reader()).ok
+
+
+def test_a_reader_in_this_process_of_a_writer_in_another(path: Path):
+    """A reader only ever sees whole batches in order, while the writer writes, and needs no event loop."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], env=_environment()) as process:
+        seen = 0
+        while process.poll() is None or seen < 100:
+            try:
+                with SqliteReader(path, CODEC) as reader:
+                    records = reader.read("web-1")
+            except StoreError:
+                continue  # not there, or empty, yet
+            assert [record.revision for record in records] == list(range(len(records)))
+            assert len(records) >= seen
+            seen = len(records)
+        assert process.returncode == 0
+
+
+async def test_readers_do_not_wait_for_a_writer(path: Path):
+    """While another process's transaction is open, reading goes on; appending waits, then says why it cannot."""
+    async with SqliteStore(path, CODEC, busy_ms=20) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        other = raw(path)
+        other.execute("BEGIN IMMEDIATE; INSERT INTO streams VALUES (77, 'half')")
+        assert [r.event for r in await store.read_all()] == [b"0"]
+        assert len(await store.streams()) == 1
+        with pytest.raises(StoreError, match=r"vm\.db: another process keeps it locked"):
+            await store.append("web-1", drafts(b"1"), expected=0)
+        other.execute("ROLLBACK")
+        other.close()
+        await store.append("web-1", drafts(b"1"), expected=0)
+
+
+async def test_a_full_disk_rolls_back_and_says_so(path: Path):
+    """When the disk is full nothing of the batch stands, every caller hears why, and with room again work goes on."""
+    errors: list[str] = []
+
+    async def append(vm: str, size: int) -> None:
+        try:
+            await store.append(vm, drafts(*[b"x" * 10_000] * size), expected=-1)
+        except StoreError as error:
+            errors.append(str(error))
+
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        pages = writing(store).pragma("page_count")
+        writing(store).pragma("max_page_count", pages + 20)
+        async with anyio.create_task_group() as group:
+            for n in range(3):
+                group.start_soon(append, f"vm-{n}", 100)
+        assert len(errors) == 3
+        assert all("the disk is full; make room" in error for error in errors)
+        assert [r.event for r in await store.read_all()] == [b"0"]
+        writing(store).pragma("max_page_count", 1_000_000)
+        [record] = await store.append("vm-0", drafts(b"1"), expected=-1)
+        assert (record.position, record.revision) == (2, 0)
+        assert verify(store.reader()).good == 2
+
+
+async def test_any_bytes_come_back(path: Path):
+    """The text column keeps bytes that are no text: zeros, broken UTF-8."""
+    events = [b"\0", b"a\0b", b"\xff\xfe", bytes(range(256)), b""]
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(*events), expected=-1)
+        assert [record.event for record in await store.read("web-1")] == events
+        assert verify(store.reader()).good == 5
+
+
+async def test_nothing_is_left_beside_the_file(path: Path):
+    """After the last close, whoever closes last, the WAL is folded back and gone."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        await store.read_all()
+        assert os.stat(f"{path}-wal").st_size > 0
+        late = store.reader()
+    assert os.stat(f"{path}-wal").st_size == 0
+    assert late.head() == 1
+    late.close()
+    late.close()
+    assert os.listdir(path.parent) == ["vm.db"]
+    with SqliteReader(path, CODEC) as reader:
+        assert reader.head() == 1
+    assert os.listdir(path.parent) == ["vm.db"]
+
+
+async def test_closing_finishes_what_was_handed_in(path: Path):
+    """Appends that wait when the store is closed are written and answered first."""
+    answers: list[int] = []
+
+    async def append(n: int) -> None:
+        [record] = await store.append(f"vm-{n}", drafts(b"x"), expected=-1)
+        answers.append(record.position)
+
+    async with SqliteStore(path, CODEC) as store, anyio.create_task_group() as group:
+        for n in range(20):
+            group.start_soon(append, n)
+        await anyio.lowlevel.checkpoint()
+        await store.aclose()
+    assert sorted(answers) == list(range(1, 21))
+    assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
+
+
+async def test_a_store_stays_in_its_loop(path: Path):
+    """Another thread's loop is told so at once, instead of waiting for an answer that goes elsewhere."""
+    async with SqliteStore(path, CODEC) as store:
+
+        def elsewhere() -> None:
+            with pytest.raises(StoreError, match="opened in another process or event loop"):
+                anyio.run(store.head)
+
+        await to_thread.run_sync(elsewhere)
+    with pytest.raises(StoreError, match="is not open: use it inside `async with`"):
+        await SqliteStore(path, CODEC).head()
+
+
+async def test_a_fork_does_not_inherit_the_store(path: Path):
+    """In a forked child neither store nor reader works: SQLite's locks stayed with the parent."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with store.reader() as reader:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what is tested
+                child = os.fork()
+            if child == 0:
+                os._exit(_refusals_in_child(store, reader))
+            assert _exit_code(child) == 2
+            assert reader.head() == 1
+
+
+def _exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _refusals_in_child(store: SqliteStore[bytes], reader: SqliteReader[bytes]) -> int:
+    refused = 0
+    try:
+        reader.head()
+    except StoreError:
+        refused += 1
+    try:
+        store.append("web-1", [], expected=0).send(None)
+    except StoreError:
+        refused += 1
+    reader.close()
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("edit", "position", "words"),
+    [
+        ("UPDATE records SET data = '7' WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET actor = 'mallory' WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET time_ns = time_ns + 1 WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET id = zeroblob(16) WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET hash = zeroblob(32) WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET hash = x'00' WHERE position = 4", 4, "hash to"),
+        ("UPDATE records SET actor = CAST(x'ff' AS TEXT) WHERE position = 4", 4, "not UTF-8"),
+        ("UPDATE records SET revision = 9 WHERE position = 4", 4, "has revision 9"),
+        ("UPDATE records SET position = 99 WHERE position = 4", 4, "missing; the next record has position 5"),
+        ("DELETE FROM records WHERE position = 4", 4, "missing; the next record has position 5"),
+        ("UPDATE streams SET name = 'db-2' WHERE name = 'db-1'", 2, "hash to"),
+        ("DELETE FROM streams WHERE name = 'db-1'", 2, "hash to"),
+    ],
+)
+async def test_verify_finds_an_edited_row(path: Path, edit: str, position: int, words: str):
+    """Somebody with SQLite and the will to take the triggers out changes a row: verify names it."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(4):
+            await store.append("web-1", drafts(b"%d" % n), expected=n - 1)
+            await store.append("db-1", drafts(b"%d" % n), expected=n - 1)
+    other = raw(path)
+    with pytest.raises(apsw.ConstraintError, match="append-only"):
+        other.execute(edit)
+    for (trigger,) in other.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        other.execute(f"DROP TRIGGER {trigger}")
+    other.execute(edit)
+    other.close()
+    with SqliteReader(path, CODEC) as reader:
+        verdict = verify(reader)
+    assert isinstance(verdict.fault, Fault)
+    assert verdict.fault.position == position
+    assert verdict.good == position - 1
+    assert words in verdict.fault.what
+
+
+async def test_damage_found_while_reading_is_corrupt(path: Path):
+    """A page overwritten by something else is ``Corrupt`` when it is read, and verify says how far the log is good."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(*[b"x" * 3000] * 50), expected=-1)
+    with path.open("r+b") as file:  # closed everywhere, so opening it ourselves harms no lock
+        file.seek(30 * 4096)
+        file.write(b"\xff" * 4096)
+    with SqliteReader(path, CODEC) as reader:
+        with pytest.raises(Corrupt, match="the file is damaged or cut short"):
+            list(reader.rows())
+        verdict = verify(reader)
+    assert 10 < verdict.good < 50
+    assert "damaged" in str(verdict.fault)
+
+
+async def test_a_row_that_no_store_wrote_is_corrupt(path: Path):
+    """What the codec cannot read is named by its place."""
+
+    class Codec(BytesCodec):
+        def decode(self, data: bytes, /) -> bytes:
+            if data == b"1":
+                raise Corrupt("not an event")
+            return data
+
+    async with SqliteStore(path, Codec()) as store:
+        await store.append("web-1", drafts(b"0", b"1"), expected=-1)
+        assert len(await store.read("web-1", limit=1)) == 1
+        with pytest.raises(Corrupt, match=r"web-1@1 \(position 2\): not an event"):
+            await store.read("web-1")
+
+
+def test_reading_loads_no_event_loop():
+    """The command line's way in stays light."""
+    code = """
+import sys
+from esrm.stores.sqlite import SqliteReader
+loaded = {"anyio", "asyncio", "trio"} & set(sys.modules)
+sys.exit(f"loaded {loaded}" if loaded else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], env=_environment(), check=True)
+
+
+def _environment() -> dict[str, str]:
+    """This one, with our package where the child finds it."""
+    import esrm
+
+    return {**os.environ, "PYTHONPATH": str(Path(esrm.__file__).parent.parent)}

@@ -1,0 +1,238 @@
+"""Opening: each wrong place or file gets a message that says what it is and what to do, and is left as it was."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from esrm.errors import StoreError
+from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.stores.sqlite.schema import APPLICATION_ID, open_writer
+from esrm.testing import BytesCodec, drafts
+
+CODEC = BytesCodec()
+
+
+def write(path: Path, *events: bytes) -> None:
+    """Make a log with these events, and close it."""
+
+    async def main() -> None:
+        async with SqliteStore(path, CODEC) as store:
+            await store.append("web-1", drafts(*events), expected=-1)
+
+    anyio.run(main)
+
+
+def foreign(path: Path) -> None:
+    """Another program's database."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE urls (url TEXT)")
+    connection.close()
+
+
+def marked(path: Path, application_id: int, version: int) -> None:
+    """A database without tables, but with another program's marks."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA application_id = {application_id}")
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def newer(path: Path) -> None:
+    """A log of a later version."""
+    write(path, b"0")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+
+def truncated(path: Path) -> None:
+    """A log that lost its second half."""
+    write(path, *[b"x" * 3000] * 50)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def gutted(path: Path) -> None:
+    """A log that lost a table."""
+    write(path, b"0")
+    with sqlite3.connect(path) as connection:
+        connection.executescript("DROP TRIGGER records_are_never_deleted; DROP TABLE records; DROP VIEW log")
+    connection.close()
+
+
+WRONG: list[tuple[str, Callable[[Path], object], str]] = [
+    ("foreign", foreign, r"is another program's SQLite database \(application id 0x0, tables: urls\)"),
+    ("application id", lambda path: marked(path, 0x47504B47, 0), r"application id 0x47504b47, tables: none"),
+    ("user version", lambda path: marked(path, 0, 3), r"is another program's SQLite database"),
+    ("newer", newer, r"written by a newer esrm \(log format 2; this one knows 1\): upgrade esrm"),
+    ("text", lambda path: path.write_text("[net]\nname = web\n" * 100), r"this is not an SQLite database"),
+    ("short text", lambda path: path.write_text("x"), r"this is not an SQLite database"),
+    ("truncated", truncated, r"the file is damaged or cut short; keep it as it is"),
+    ("only a header", lambda path: path.write_bytes(b"SQLite format 3\0"), r"this is not an SQLite database"),
+    ("directory", lambda path: path.mkdir(), r"is a directory; a log is one file, such as .*vm\.db/vm\.db"),
+    ("pipe", os.mkfifo, r"is not a regular file"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), [pytest.param(*rest, id=name) for name, *rest in WRONG])
+async def test_what_is_no_log_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], object], words: str):
+    """Writer and reader say the same about it, and not a byte of it changes."""
+    path = tmp_path / "vm.db"
+    await anyio.to_thread.run_sync(make, path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(StoreError, match=words):
+        async with SqliteStore(path, CODEC):
+            pass
+    with pytest.raises(StoreError, match=words):
+        SqliteReader(path, CODEC)
+    assert os.listdir(tmp_path) == ["vm.db"]
+    assert before is None or path.read_bytes() == before
+
+
+async def test_a_missing_file_is_made_by_a_writer_and_never_by_a_reader(tmp_path: Path):
+    """Looking creates nothing; the message says that it is not there."""
+    path = tmp_path / "vm.db"
+    with pytest.raises(StoreError, match=r"vm\.db does not exist; reading does not create it"):
+        SqliteReader(path, CODEC)
+    assert not path.exists()
+    async with SqliteStore(path, CODEC) as store:
+        assert await store.head() == 0
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    connection.close()
+
+
+async def test_an_empty_file_becomes_a_log(tmp_path: Path):
+    """As left by ``mktemp`` or a touch: a writer begins it, a reader says it is empty."""
+    path = tmp_path / "vm.db"
+    path.touch()
+    with pytest.raises(StoreError, match="is empty: nothing was ever recorded in it"):
+        SqliteReader(path, CODEC)
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        assert await store.head() == 1
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path):
+    """The folder is for the user to make."""
+    with pytest.raises(StoreError, match=r"there is no directory .*/logs; create it first"):
+        async with SqliteStore(tmp_path / "logs" / "vm.db", CODEC):
+            pass
+    with pytest.raises(StoreError, match="use memory:"):
+        async with SqliteStore(":memory:", CODEC):
+            pass
+
+
+async def test_a_log_without_its_tables_is_refused_when_used(tmp_path: Path):
+    """Marked as ours, but not whole: the message says what SQLite misses."""
+    path = tmp_path / "vm.db"
+    await anyio.to_thread.run_sync(gutted, path)
+    with pytest.raises(StoreError, match=r"its tables are not those of an esrm log \(SQLError: no such table"):
+        async with SqliteStore(path, CODEC):
+            pass
+
+
+async def test_a_place_without_wal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where SQLite answers the wish for WAL with another journal, as on some network file systems, nothing begins."""
+    connect = apsw.Connection
+    monkeypatch.setattr(apsw, "Connection", lambda *_: connect(":memory:"))
+    with pytest.raises(StoreError, match=r"cannot do WAL \(journal mode stays memory\); use a local disk"):
+        async with SqliteStore(tmp_path / "vm.db", CODEC):
+            pass
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Root may write anything: be nobody for a while."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that an ordinary user can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        os.chmod(name, 0o755)
+
+
+async def test_a_read_only_place_can_be_read_and_not_written(public: Path):
+    """On read-only media, or for another user: a closed log reads as it stands, and appending says why not."""
+    path = public / "vm.db"
+    await anyio.to_thread.run_sync(write, path, b"0", b"1")
+    os.chmod(path, 0o444)
+    os.chmod(public, 0o555)
+    with ordinary_user():
+        with SqliteReader(path, CODEC) as reader:
+            assert [record.event for record in reader.read_all()] == [b"0", b"1"]
+        with pytest.raises(StoreError, match="this user may not write the file or its folder"):
+            async with SqliteStore(path, CODEC):
+                pass
+        with pytest.raises(StoreError, match="cannot be opened; check the permissions"):
+            async with SqliteStore(public / "new.db", CODEC):
+                pass
+    assert os.listdir(public) == ["vm.db"]
+
+
+async def test_an_ordinary_user_follows_a_log_that_another_one_writes(public: Path):
+    """Who may read but not write sees what the writer appends, while it does."""
+    path = public / "vm.db"
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        os.chmod(public, 0o555)
+        with ordinary_user():
+            reader = SqliteReader(path, CODEC)
+        assert reader.head() == 1
+        await store.append("web-1", drafts(b"1"), expected=0)
+        assert reader.head() == 2
+        reader.close()
+
+
+async def test_no_permission_to_read_is_named(public: Path):
+    """Neither the file nor the folder may be looked into."""
+    path = public / "vm.db"
+    await anyio.to_thread.run_sync(write, path, b"0")
+    os.chmod(path, 0)
+    with ordinary_user(), pytest.raises(StoreError, match="cannot be opened; check the permissions"):
+        SqliteReader(path, CODEC)
+    os.chmod(public, 0)
+    with ordinary_user(), pytest.raises(StoreError, match="Permission denied; check the path and its permissions"):
+        SqliteReader(path, CODEC)
+
+
+def test_many_begin_one_log_at_once(tmp_path: Path):
+    """Whoever comes first makes the tables; nobody fails, nobody makes them twice."""
+    failures: list[BaseException] = []
+
+    def begin(path: Path, barrier: threading.Barrier) -> None:
+        barrier.wait()
+        try:
+            open_writer(path, "OFF", 5000).close()
+        except BaseException as error:
+            failures.append(error)
+
+    for n in range(10):
+        barrier = threading.Barrier(8)
+        threads = [threading.Thread(target=begin, args=(tmp_path / f"{n}.db", barrier)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
