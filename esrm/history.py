@@ -283,18 +283,7 @@ class History:
         return await self._ask(lambda past: list(past.log(**conditions)))
 
     async def _ask(self, question: Callable[[Past], T]) -> T:
-        return await ask(self._store, lambda reader: question(Past(reader, self.vm)))
-
-
-async def ask(store: Store[e.Event], question: Callable[[Reader[e.Event]], T]) -> T:
-    """Put a question to a store's synchronous face, in a worker thread."""
-    from anyio import to_thread  # late: the command line reads without an event loop
-
-    def look() -> T:
-        with store.reader() as reader:
-            return question(reader)
-
-    return await to_thread.run_sync(look)
+        return await self._store.ask(lambda reader: question(Past(reader, self.vm)))
 
 
 def devices_of(event: e.Event) -> tuple[str, ...]:
@@ -336,7 +325,9 @@ def _parse_time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise UnknownMoment(f"{text!r:.80} is no time: write it as 2026-11-22T07:00, with +01:00 or Z for a zone") from None
+        raise UnknownMoment(
+            f"{text!r:.80} is no time: write it as 2026-11-22T07:00, with +01:00 or Z for a zone"
+        ) from None
 
 
 def _nanoseconds(time: datetime) -> int:
@@ -344,5 +335,3 @@ def _nanoseconds(time: datetime) -> int:
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     delta = aware - datetime(1970, 1, 1, tzinfo=UTC)
     return ((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000
-
-

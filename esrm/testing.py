@@ -27,7 +27,7 @@ from esrm.names import NAME_MAX
 from esrm.stores.base import Draft, Record, Store, StreamHead, link, verify
 from esrm.stores.records import BATCH_RECORDS_MAX, EVENT_BYTES_MAX, TIME_NS_MAX, id_bytes
 
-__all__ = ["STORE_CHECKS", "BytesCodec", "check_reopens", "check_store", "drafts"]
+__all__ = ["STORE_CHECKS", "BytesCodec", "check_reopens", "check_store", "drafts", "run_check"]
 
 ByteStore: TypeAlias = Store[bytes]
 Factory: TypeAlias = Callable[[], AbstractAsyncContextManager[ByteStore]]
@@ -61,7 +61,7 @@ def drafts(*events: bytes, actor: str = "", correlation: str = "") -> list[Draft
             actor=actor,
             correlation=correlation,
         )
-        for event, n in ((event, next(_numbers)) for event in events)
+        for event, n in zip(events, _numbers, strict=False)
     ]
 
 
@@ -116,6 +116,7 @@ async def what_is_appended_stands(store: ByteStore) -> None:
     _same("what is read of the store", await store.read_all(), records)
     _same("the record found by its id", await store.find(given[1].id), records[1])
     _same("the record found by an id that nothing has", await store.find(drafts(b"")[0].id), None)
+    _same("the record found by what is no id", await store.find("web-1"), None)
     last = records[-1]
     head = StreamHead(last.vm, last.revision, last.position, last.time_ns, last.hash)
     _same("where the stream ends", await store.stream(last.vm), head)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -50,8 +51,8 @@ that it is in then.
   In {answering} it answers on the bus.
 - `allocate` may also be refused for want of room. That is recorded as `AllocationRefused`, and the device stays
   `declared`: it may `declare` something else, or ask again when somebody has released something.
-- Each step back undoes steps forward: `unregister` undoes `register`, `release` undoes `assign` and `allocate`, `remove`
-  undoes `declare` and `create`.
+- Each step back undoes steps forward: `unregister` undoes `register`, `release` undoes `assign` and `allocate`,
+  `remove` undoes `declare` and `create`.
 - A device whose removal needs the guest's consent passes through `unplugging`, in which it still answers. It leaves by
   `unregister`, or stays by `refuse_unplug`.
 - `gone` is no phase: the name is free, and a device of that name may begin a new life.
@@ -136,7 +137,7 @@ def _pages(command: click.Command, context: click.Context) -> Iterator[tuple[str
             yield from _pages(inner, click.Context(inner, info_name=name, parent=context, **_settings(inner)))
 
 
-def _settings(command: click.Command) -> dict[str, object]:
+def _settings(command: click.Command) -> dict[str, Any]:
     return {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH, "color": False}
 
 

@@ -70,6 +70,20 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 INTERRUPTED = 130
 
 
+EPILOG = """\
+\b
+REV is a moment:   7                       a revision
+                   @  @~3                  the head, and three before it
+                   @{2026-11-22T07:00}     the last one at or before a time (UTC)
+                   0199f3...               a record's id, in full
+Exit codes:        0  well                 2  asked wrongly
+                   1  a difference, or     3  the store is unreadable or corrupt
+                      nothing found        4  somebody else wrote first
+Environment:       ESRM_STORE, ESRM_VM, ESRM_LOG_LIMIT ...: every option has a variable.
+                   NO_COLOR is honoured.
+"""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of this package, imported when one of them is run."""
 
@@ -113,9 +127,7 @@ class LazyGroup(click.Group):
         "auto_envvar_prefix": "ESRM",
         "max_content_width": 100,
     },
-    epilog="REV is a revision (7), the head (@), one before it (@~3), a time (@{2026-11-22T07:00}, UTC) or a record's "
-    "id. Every option can be set in the environment: ESRM_STORE, ESRM_VM, ESRM_LOG_LIMIT, ... NO_COLOR is honoured. "
-    "Exit codes: 0 well, 1 a difference or nothing found, 2 asked wrongly, 3 store unreadable or corrupt, 4 conflict.",
+    epilog=EPILOG,
 )
 @common(vm=True, formats=False)
 @click.version_option(__version__, "--version", "-V", message="esrm %(version)s")

@@ -91,8 +91,10 @@ def _held(space: str, address: str) -> Callable[[VmState], bool]:
     number = parse_number(where, address)
 
     def holds(state: VmState) -> bool:
-        # The platform's own ledger is enough: what a device inside another one holds, the outer one holds, too.
-        return any(not holding.reserved for holding in state.allocator.ledger(where).holdings(number, number))
+        # The ledger knows at once that nobody holds it; whom it names may only share the pool (see `Platform.joined`).
+        if next(state.allocator.ledger(where).holdings(number, number), None) is None:
+            return False
+        return any(not holding.reserved for holding in state.holders(where, number))
 
     return holds
 

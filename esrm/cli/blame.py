@@ -45,7 +45,9 @@ def command(ctx: click.Context, asked: Asked, space: str, address: str, rev: str
             line(f"{moment}: ", paint(str(blame.holding), bold=True))
             _print_record(blame)
 
-    asked.answer([_document(blame) for blame in found], text)
+    holders = [_document(blame) for blame in found]
+    address_of = {"space": where.value, "address": number, "address_hex": hex(number)}
+    asked.answer(holders, text, lambda: {"vm": past.vm, "revision": revision, **address_of, "holders": holders})
     ctx.exit(0 if found else 1)
 
 

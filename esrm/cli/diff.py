@@ -25,10 +25,10 @@ _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 @common()
 @click.pass_context
 def command(ctx: click.Context, asked: Asked, a: str, b: str) -> None:
-    """Compare the layouts at two moments, A and B (by default the head).
+    """Compare the layouts at two moments.
 
-    A device that came is a line with +, one that went a line with -, one that changed a line with ~ and beneath it
-    what changed. Exits with 1 if there is any difference.
+    From A to B, by default the head. A device that came is a line with +, one that went a line with -, one that changed
+    a line with ~ and beneath it what changed. Exits with 1 if there is any difference.
 
     \b
     esrm diff @~10
@@ -39,6 +39,8 @@ def command(ctx: click.Context, asked: Asked, a: str, b: str) -> None:
     changes = [change_document(change) for change in found.changes]
 
     def text() -> None:
+        if not found:
+            return  # silent, as diff(1)
         for mark, revision in (("---", found.a), ("+++", found.b)):
             line(paint(f"{mark} {past.vm}@{revision}  {_time(past, revision)}", bold=True))
         print_changes(found.changes)

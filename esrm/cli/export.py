@@ -7,19 +7,18 @@ can recompute the chain (``stores/chain.py`` says how). So there are no added fi
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 import click
+import msgspec
 
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
 from esrm.core import events
 from esrm.errors import Corrupt
-from esrm.stores.records import Row, id_text
+from esrm.stores.records import decoded
 
-FIELDS = ("position", "vm", "revision", "id", "time_ns", "actor", "correlation", "event", "hash")
 TICK = 1000
 
 
@@ -47,46 +46,55 @@ def command(asked: Asked, form: str, after: int | None, output: str) -> None:
     esrm export > log.jsonl
     esrm export --format csv -o log.csv
     """
-    rows = _rows(asked, after)
-    write = _write_jsonl if form == "jsonl" else _write_csv
-    # A lazy file: nothing is created before the log could be read.
-    with click.open_file(output, "w", encoding="utf-8", lazy=output != "-") as file:
-        write(file, rows)
-
-
-def _rows(asked: Asked, after: int | None) -> Iterator[Row]:
-    """As stored, each looked at: an event that is none ends the export."""
+    if asked.vm_option:
+        asked.past.head()  # raises if there is no such VM, and names those there are
     total = asked.reader.head()
-    vm = asked.vm_option
-    since = asked.reader.revision_at_position(vm, after) if vm and after else (None if vm else after)
-    if vm:
-        asked.past.head()  # names the VMs there are
-    with Progress("exporting", total) as tick:
-        for count, row in enumerate(asked.reader.rows(vm, since)):
-            try:
-                events.decode(row[7])
-            except Corrupt as error:
-                raise Corrupt(f"{row[1]}, revision {row[2]} (position {row[0]}): {error}") from error
-            if count % TICK == 0:
-                tick(row[0])
-            yield row
+    write = _write_jsonl if form == "jsonl" else _write_csv
+    # The file is opened only now: none is left behind by an export that cannot begin.
+    with click.open_file(output, "w", encoding="utf-8") as file, Progress("exporting", total) as tick:
+        write(file, _records(asked, after, tick))
 
 
-def _values(row: Row) -> tuple[Any, ...]:
-    position, vm, revision, id, time_ns, actor, correlation, data, seal = row
-    return position, vm, revision, id_text(id), time_ns, actor, correlation, data.decode(), seal.hex()
+class Exported(msgspec.Struct):
+    """A record whose event is still the bytes that were stored."""
+
+    position: int
+    vm: str
+    revision: int
+    id: str
+    time_ns: int
+    actor: str
+    correlation: str
+    event: msgspec.Raw
+    hash: str
 
 
-def _write_jsonl(file: IO[str], rows: Iterable[Row]) -> None:
-    for values in map(_values, rows):
-        fields = (
-            f'"{name}":{value if name == "event" else json.dumps(value)}'
-            for name, value in zip(FIELDS, values, strict=True)
-        )
-        file.write("{" + ",".join(fields) + "}\n")
+def _records(asked: Asked, after: int | None, tick: Progress) -> Iterator[Exported]:
+    """Each is looked at: what cannot have been written ends the export."""
+    vm, since = asked.vm_option, after
+    if vm is not None and after is not None:
+        since = asked.reader.revision_at_position(vm, after)
+    for count, row in enumerate(asked.reader.rows(vm, since)):
+        try:
+            record = decoded(events, row)
+        except Corrupt as error:
+            raise Corrupt(f"{row[1]}, revision {row[2]} (position {row[0]}): {error}") from error
+        if count % TICK == 0:
+            tick(record.position)
+        yield Exported(
+            record.position, record.vm, record.revision, record.id, record.time_ns, record.actor, record.correlation,
+            msgspec.Raw(row[7]), record.hash,
+        )  # fmt: skip
 
 
-def _write_csv(file: IO[str], rows: Iterable[Row]) -> None:
+def _write_jsonl(file: IO[str], records: Iterable[Exported]) -> None:
+    encode = msgspec.json.Encoder().encode
+    file.writelines(f"{encode(record).decode()}\n" for record in records)
+
+
+def _write_csv(file: IO[str], records: Iterable[Exported]) -> None:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows(map(_values, rows))
+    writer.writerow(Exported.__struct_fields__)
+    for record in records:
+        *before, event, seal = msgspec.structs.astuple(record)
+        writer.writerow([*before, bytes(event).decode(), seal])

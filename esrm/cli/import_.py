@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
+
+if TYPE_CHECKING:
+    from esrm.importers.linux import Imported
 
 
 @click.group("import")
@@ -43,23 +47,27 @@ def linux(asked: Asked, root: str) -> None:
     """
     import anyio
 
-    vm = asked.vm_option or (Path(root).resolve().name or os.uname().nodename)
-    result: Any = anyio.run(_import, asked.url, vm, root)
-    groups = {"added": "+", "removed": "-", "changed": "~"}
+    vm = asked.vm_option or Path(root).resolve().name or os.uname().nodename
+    result = anyio.run(_import, asked.url, vm, root)
 
     def text() -> None:
-        for group, mark in groups.items():
-            for name in getattr(result, group):
-                line(paint(f"{mark} {name}", fg={"+": "green", "-": "red"}.get(mark, "yellow")))
-        counts = ", ".join(f"{len(getattr(result, group))} {group}" for group in groups)
+        for mark, (names, colour) in _marked(result).items():
+            for name in names:
+                line(paint(f"{mark} {name}", fg=colour))
+        for what in result.skipped:
+            line(paint(f"! left out {what}", fg="red"))
+        counts = f"{len(result.added)} added, {len(result.removed)} removed, {len(result.changed)} changed"
         line(paint(f"{vm}@{result.revision}", bold=True), f": {counts}")
 
-    document = {"vm": vm, "revision": result.revision, **{group: list(getattr(result, group)) for group in groups}}
-    asked.answer_one(document, text)
+    asked.answer_one(to_builtins(result), text)
 
 
-async def _import(url: str, vm: str, root: str) -> Any:
-    # Late, as everything that only one command needs.
+def _marked(result: Imported) -> dict[str, tuple[tuple[str, ...], str]]:
+    return {"+": (result.added, "green"), "-": (result.removed, "red"), "~": (result.changed, "yellow")}
+
+
+async def _import(url: str, vm: str, root: str) -> Imported:
+    # Late, so that the help of this command is as quick as any other's.
     from esrm.importers import linux
     from esrm.opening import open_store
 

@@ -24,9 +24,7 @@ TYPES = [kind.__name__ for kind in get_args(e.Event)]
 
 @click.command("log")
 @click.option("--device", metavar="NAME", shell_complete=complete_device, help="Only records about this device.")
-@click.option(
-    "--type", "kind", type=click.Choice(TYPES, case_sensitive=False), metavar="EVENT", help="Only this event."
-)
+@click.option("--type", "kind", type=click.Choice(TYPES), metavar="EVENT", help="Only this event.")
 @click.option("--actor", metavar="NAME", help="Only what this actor did.")
 @click.option("--correlation", metavar="ID", help="Only what was part of this.")
 @click.option("--since", metavar="REV", default="0", help="From this moment on.")

@@ -7,7 +7,7 @@ It decides escaping, colours and columns, and that JSON is never coloured. What 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -37,7 +37,7 @@ def paint(text: str, **style: Any) -> Painted:
 
 def join(*parts: str) -> Painted:
     """One text of several, of which those that are not painted yet are escaped."""
-    return Painted("".join(part if isinstance(part, Painted) else printable(part) for part in parts))
+    return Painted("".join(map(_safe, parts)))
 
 
 def line(*parts: str) -> None:
@@ -45,28 +45,29 @@ def line(*parts: str) -> None:
     click.echo(join(*parts))
 
 
-def rows(lines: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+def rows(lines: Iterable[Iterable[str]], *, right: Iterable[int] = ()) -> None:
     """Print aligned columns, a page at a time: a column grows with its content and never shrinks again.
 
-    The last column is not padded. ``right`` are the columns that are aligned to the right.
+    ``right`` are the columns that are aligned to the right; no line ends in blanks.
     """
     waiting, widths, to_the_right = iter(lines), [0] * 32, frozenset(right)
-    while page := [[join(cell) for cell in cells] for cells in islice(waiting, PAGE)]:
+    while page := [[(cell, _width(cell)) for cell in map(_safe, cells)] for cells in islice(waiting, PAGE)]:
         for cells in page:
-            for column, cell in enumerate(cells):
-                widths[column] = max(widths[column], _width(cell))
+            for column, (_, width) in enumerate(cells):
+                widths[column] = max(widths[column], width)
         click.echo("\n".join(_aligned(cells, widths, to_the_right) for cells in page))
 
 
-def _aligned(cells: list[Painted], widths: list[int], right: frozenset[int]) -> str:
+def _aligned(cells: list[tuple[str, int]], widths: list[int], right: frozenset[int]) -> str:
     padded: list[str] = []
-    for column, cell in enumerate(cells):
-        space = " " * (widths[column] - _width(cell))
-        if column in right:
-            padded.append(space + cell)
-        else:
-            padded.append(cell + space if column < len(cells) - 1 else cell)
+    for column, (cell, width) in enumerate(cells):
+        space = " " * (widths[column] - width)
+        padded.append(space + cell if column in right else cell + space)
     return "  ".join(padded).rstrip()
+
+
+def _safe(text: str) -> str:
+    return text if isinstance(text, Painted) else printable(text)
 
 
 def _width(cell: str) -> int:

@@ -1,14 +1,14 @@
 """The address map over time as one HTML page: what it is told, and how that is put in safely.
 
-Separate from the commands that gather the document, and from ``page.html``, which draws it: here is only the border
-between the two, where a device's name is still somebody else's text. Pure: a document in, a page out; nothing is read
-but the template. Next: ``page.html``.
+Separate from the commands that gather the document, and from ``page.html``, ``page.css`` and ``page.js``, which draw
+it: here is only the border between the two, where a device's name is still somebody else's text. Pure: a document in,
+a page out; nothing is read but these three files. Next: ``page.html``.
 
 Three walls, each enough alone against a name such as ``</script><img onerror=...>``:
 
 1. the document is JSON in a script element that no browser runs, without one ``<``, ``>`` or ``&`` in it;
 2. the page's script makes text nodes of what it reads, never markup;
-3. a content security policy allows the template's own script and style, by their hashes, and no request at all.
+3. a content security policy allows our own script and style, by their hashes, and no request at all.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import NotRequired, TypedDict
 
-# What could end or open an element, a comment or an entity; everything beyond ASCII is escaped by json itself.
-_HOSTILE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
+# What could open or end an element, a comment or an entity, or (to older tools) a line of JavaScript.
+_HOSTILE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 class Reserved(TypedDict):
@@ -93,32 +93,33 @@ def render(document: Mapping[str, object]) -> str:
     """The page for a `Document`, complete in itself: no network, opens from a file, deep link ``#rev=12``.
 
     The same document gives the same page. Write it as UTF-8. Raises `TypeError` or `ValueError` for what JSON
-    cannot say.
+    cannot say, `KeyError` for a document without a title.
     """
-    template = files("esrm.cli").joinpath("page.html").read_text(encoding="utf-8")
+    page, style, script = (
+        files("esrm.cli").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
     parts = {
-        "TITLE": html.escape(str(document["title"])).encode("utf-8", "replace").decode(),
+        "TITLE": _sound(html.escape(str(document["title"]))),
+        "POLICY": f"default-src 'none'; base-uri 'none'; style-src {_digest(style)}; script-src {_digest(script)}",
+        "STYLE": style,
         "DOCUMENT": _inert(document),
-        "POLICY": _policy(template),
+        "SCRIPT": script,
     }
-    # One pass, so that a device called @DOCUMENT@ is only a device.
-    return re.sub("@(TITLE|DOCUMENT|POLICY)@", lambda match: parts[match[1]], template)
+    # One pass, so that a device called @SCRIPT@ is only a device.
+    return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], page)
 
 
 def _inert(document: Mapping[str, object]) -> str:
     """The document as JSON that no HTML parser can mistake for anything else."""
-    # ASCII only, so that even half a surrogate pair from a foreign log survives being written as UTF-8.
-    text = json.dumps(dict(document), allow_nan=False, separators=(",", ":"))
-    return text.translate(_HOSTILE)
+    text = json.dumps(dict(document), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return _sound(text.translate(_HOSTILE))
 
 
-def _policy(template: str) -> str:
-    """A content security policy under which only the template's own code runs, and nothing is fetched."""
-    script, style = (_digest(template, element) for element in ("script", "style"))
-    return f"default-src 'none'; script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'"
+def _sound(text: str) -> str:
+    """The text with each half of a torn surrogate pair as ``?``: UTF-8 cannot say it, and browsers crash on it."""
+    return text.encode("utf-8", "replace").decode()
 
 
-def _digest(template: str, element: str) -> str:
-    body = re.search(f"<{element}>(.*?)</{element}>", template, re.DOTALL)
-    assert body, f"the template has no plain <{element}>"
-    return "sha256-" + b64encode(sha256(body[1].encode()).digest()).decode()
+def _digest(code: str) -> str:
+    """What a content security policy calls this inline style or script."""
+    return f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"

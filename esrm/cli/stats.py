@@ -14,6 +14,7 @@ from esrm.cli.output import line, paint, rows
 from esrm.core.allocator import Usage
 from esrm.core.events import AllocationRefused
 from esrm.core.lifecycle import Phase
+from esrm.core.resources import Space
 
 _COLUMNS = ("free", "held", "reserved", "total", "holes", "hole_max")
 
@@ -37,7 +38,8 @@ def command(asked: Asked, rev: str) -> None:
         if isinstance(record.event, AllocationRefused):
             refusals[record.event.refusal.code] += 1
     phases = Counter(device.phase for device in state.devices.values())
-    usages = list(state.allocator.usage().values())
+    usage = state.allocator.usage()
+    usages = [usage[space] for space in Space if space in usage]
     counts = {
         "events": dict(events.most_common()),
         "refusals": dict(refusals.most_common()),

@@ -25,11 +25,13 @@ INTERVAL_S = 0.25
 @click.option("-n", "--limit", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="How many.")
 @common()
 def command(asked: Asked, follow: bool, limit: int) -> None:
-    """Show the last records of the store, and follow new ones with -f.
+    """Show the last records, and follow new ones with -f.
 
-    Records of all VMs, or of one with --vm, oldest first. A line has the position in the store, the time (UTC), the VM
-    and revision, the actor and the event.
+    Those of all VMs in the store, or of one with --vm, oldest first. A line has the position in the store, the time
+    (UTC), the VM and revision, the actor and the event.
     """
+    if follow and asked.json:
+        raise click.UsageError("what goes on is no JSON document: use --jsonl with -f")
     pages = _pages(asked, limit, follow)
     if follow:  # a page at a time, so that what has come is seen at once
         for page in pages:

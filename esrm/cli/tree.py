@@ -30,8 +30,8 @@ def command(asked: Asked, rev: str) -> None:
         count = len(state.devices)
         line(paint(f"{past.vm}@{state.revision}", bold=True), f" on {platform}: {count} device{'s' * (count != 1)}")
         for stem, found in _lines(state):
-            name, _, rest = device(found).partition(" ")
-            line(stem, paint(name, fg="cyan" if found.phase in ANSWERING else "yellow"), " ", rest)
+            name = paint(found.name, fg="cyan" if found.phase in ANSWERING else "yellow")
+            line(stem, name, device(found).removeprefix(found.name))
 
     devices = [wire.device(found) for _, found in _lines(state)]
     asked.answer(

@@ -71,13 +71,13 @@ def command(ctx: click.Context, asked: Asked) -> None:
 
 
 def _replay(asked: Asked, head: StreamHead) -> dict[str, Any]:
-    """Apply every event, with the allocator's ledgers kept, which no two devices can enter for the same thing."""
+    """Apply every event; allocator and bus take no two devices at one place, and say so."""
     state = VmState()
     what: str | None = None
     with Progress(f"replaying {head.vm}", head.revision) as tick:
         try:
             fold(asked.reader, head.vm, state, 0)
-            _ = state.allocator
+            _ = state.allocator, state.bus  # from here on every event is entered in these, too
             while state.revision < head.revision:
                 before = state.revision
                 fold(asked.reader, head.vm, state, min(before + STEP, head.revision))

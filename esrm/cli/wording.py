@@ -7,6 +7,7 @@ that are told here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from esrm.core import events as e
@@ -40,16 +41,19 @@ def summary(event: e.Event) -> str:
 def held(resources: Sequence[Resource]) -> str:
     """What is held, in request order; a run of KVM slots as one."""
     parts: list[str] = []
-    index = 0
-    while index < len(resources):
-        first = last = resources[index]
-        index += 1
-        if isinstance(first, KvmMemSlot):
-            while index < len(resources) and resources[index] == KvmMemSlot(last.index + 1):
-                last = resources[index]
-                index += 1
-        parts.append(f"{first}" if first == last else f"slots {first.index}-{last.index}")  # type: ignore[union-attr]
+    for _, run in groupby(enumerate(resources), _run):
+        first, *rest = [resource for _, resource in run]
+        if rest and isinstance(first, KvmMemSlot):
+            parts.append(f"slots {first.index}-{first.index + len(rest)}")
+        else:
+            parts.append(str(first))
     return ", ".join(parts) or "nothing"
+
+
+def _run(numbered: tuple[int, Resource]) -> object:
+    """Equal for slots that count up with their places; anything else is a run of its own."""
+    place, resource = numbered
+    return resource.index - place if isinstance(resource, KvmMemSlot) else numbered
 
 
 def wish(constraint: ResourceConstraint) -> str:
@@ -59,12 +63,12 @@ def wish(constraint: ResourceConstraint) -> str:
             return (
                 ("a shared irq" if shared else "an irq") if irq is None else f"irq {irq}{' shared' if shared else ''}"
             )
-        case PciMsiIrqConstraint(size=size):
-            return f"{size} pci_msi"
-        case PciMsixIrqConstraint(size=size):
-            return f"{size} pci_msix"
-        case GenericIrqConstraint(size=size):
-            return f"{size} generic_msi"
+        case PciMsiIrqConstraint():
+            return _vectors("pci_msi", constraint.size, constraint.base)
+        case PciMsixIrqConstraint():
+            return _vectors("pci_msix", constraint.size, constraint.base)
+        case GenericIrqConstraint():
+            return _vectors("generic_msi", constraint.size, constraint.base)
         case KvmMemSlotConstraint(size=size, slot=slot):
             return f"{size} slot{'s' * (size > 1)}{'' if slot is None else f' from {slot}'}"
         case MacAddressConstraint(address=address):
@@ -78,6 +82,10 @@ def device(state: DeviceState) -> str:
     kind = f" [{state.kind}]" if state.kind else ""
     holds = f": {held(state.allocated)}" if state.allocated else ""
     return f"{state.name}{kind} {state.phase.value}{holds}"
+
+
+def _vectors(kind: str, size: int, base: int | None) -> str:
+    return f"{size} {kind}{'' if base is None else f' from {base}'}"
 
 
 def _range_wish(constraint: Any) -> str:

@@ -44,15 +44,23 @@ class Ledger:
     """The free and the held numbers of one space, or of one parent's window in it.
 
     Numbers outside the pools can be taken only when asked for by name, and only where ``beyond`` has them: any
-    Ethernet address, and the platform's shared line.
+    Ethernet address, and the platform's shared line. Pools that touch are one stretch; but when they are ``apart``, as
+    the windows of a bridge are, what is given lies whole in one of them, so that the bus can route it.
     """
 
     def __init__(
-        self, space: Space, pools: Iterable[Range], reserved: Iterable[Reserved] = (), shared_line: int | None = None
+        self,
+        space: Space,
+        pools: Iterable[Range],
+        reserved: Iterable[Reserved] = (),
+        shared_line: int | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.space = space
         lines = [] if shared_line is None else [(shared_line, shared_line)]
         self.pools = tuple(_without(pools, lines))
+        self.seams = frozenset(low for low, _ in self.pools[1:]) if apart else frozenset[int]()
         self.reserved = sorted((r.first, r.last, r.owner) for r in reserved)
         self.shared_line = shared_line
         self.shared: set[int] = set()
@@ -61,7 +69,7 @@ class Ledger:
         self.held: RangeMap[tuple[str, ...]] = RangeMap()
         walls = [(first, last) for first, last, _ in self.reserved]
         for first, last in _without(self.pools, walls):
-            self.free.release(first, last)
+            self._set_free(first, last)
         by_name = [(0, space.last)] if space is Space.MAC else lines
         for first, last in _without(by_name, [*walls, *self.pools]):
             self.beyond.release(first, last)
@@ -106,7 +114,7 @@ class Ledger:
             self.held.insert(first, last, tuple(owners))
             return
         self.shared.discard(first)
-        self.source(first).release(first, last)
+        self._set_free(first, last)
 
     def holdings(self, first: int, last: int) -> Iterator[Holding]:
         """Everything held or reserved that touches first..last, in address order; sharers one by one."""
@@ -114,9 +122,7 @@ class Ledger:
             for owner in owners:
                 yield Holding(owner, self.space, base, end, is_reserved)
 
-    def denial(
-        self, first: int, last: int, holdings: Iterable[Holding] | None = None
-    ) -> AddressConflict | OutOfRange:
+    def denial(self, first: int, last: int, holdings: Iterable[Holding] | None = None) -> AddressConflict | OutOfRange:
         """Why first..last cannot be had: in no pool, for sharers only, or held (by ``holdings``, if the asker knows
         better); the message says by whom, in address order."""
         where = f"{self.space.value} {bounds(self.space, first, last)}"
@@ -124,7 +130,7 @@ class Ledger:
         if not any(holding.reserved for holding in held):
             if first == self.shared_line:
                 return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
-            if not self._covers(first, last):
+            if not self.covers(first, last):
                 return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
         more = f" and {len(held) - BLOCKERS_MAX} more" if len(held) > BLOCKERS_MAX else ""
         return AddressConflict(f"{where} is held by {', '.join(map(str, held[:BLOCKERS_MAX]))}{more}")
@@ -142,6 +148,17 @@ class Ledger:
         )
         return Usage(self.space, total, free, total - free - reserved, reserved, holes, hole_max)
 
+    def _set_free(self, first: int, last: int) -> None:
+        """Neighbours join, except across the seams between pools that are kept apart."""
+        source = self.source(first)
+        source.release(first, last)
+        for seam in self.seams:
+            hole = source.at(seam)
+            if hole is not None and hole[0] < seam:
+                source.remove(hole[0])
+                source.insert(hole[0], seam - 1, None)
+                source.insert(seam, hole[1], None)
+
     def source(self, first: int) -> RangeMap[None]:
         """Where a number comes from and returns to: the pools, or beyond them."""
         if first == self.shared_line:
@@ -155,10 +172,12 @@ class Ledger:
     def _walls(self, first: int, last: int) -> Iterator[tuple[int, int, tuple[str, ...], bool]]:
         return ((low, high, (owner,), True) for low, high, owner in self.reserved if low <= last and high >= first)
 
-    def _covers(self, first: int, last: int) -> bool:
-        """Whether the pools, joined where they touch, have all of first..last, free or not."""
+    def covers(self, first: int, last: int) -> bool:
+        """Whether first..last lies in the pools (joined where they touch, unless kept apart), free or not."""
         if self.space is Space.MAC:
             return last <= self.space.last
+        if self.seams:
+            return any(low <= first and last <= high for low, high in self.pools)
         reach = first
         for low, high in self.pools:
             if low <= reach <= high:
@@ -194,7 +213,7 @@ class Allocator:
         """The ledger of the ranges that ``parent`` holds and its children share out among themselves."""
         windows = self._windows.setdefault(parent, {})
         if space not in windows:
-            windows[space] = Ledger(space, sorted(ranges))
+            windows[space] = Ledger(space, sorted(ranges), apart=True)
         return windows[space]
 
     def close(self, parent: str) -> None:

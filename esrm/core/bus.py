@@ -54,9 +54,8 @@ class Bus:
             raise NotMapped(f"nobody answers at {space.value} {address:#x}")
         end = address + size - 1
         if size < 1 or end > entry.last or self._runs_into(space, address, end):
-            raise InvalidAccess(
-                f"{size} bytes at {space.value} {address:#x} do not fit {entry.device} ({entry.base:#x}-{entry.last:#x})"
-            )
+            where = f"{entry.device} ({entry.base:#x}-{entry.last:#x})"
+            raise InvalidAccess(f"{size} bytes at {space.value} {address:#x} do not fit {where}")
         return Answer(entry.device, entry.base, entry.last, address - entry.base)
 
     def lookup(self, space: Space, address: int) -> Answer | None:
@@ -176,5 +175,7 @@ class Bus:
 def _last(space: Space, base: int, size: int) -> int:
     last = base + size - 1
     if size < 1 or not 0 <= base <= last <= space.last:
-        raise InvalidConstraint(f"{space.value} range at {base:#x} of size {size:#x}: it must be at least 1 and end by {space.last:#x}")
+        raise InvalidConstraint(
+            f"{space.value} range at {base:#x} of size {size:#x}: it must be at least 1 and end by {space.last:#x}"
+        )
     return last

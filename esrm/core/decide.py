@@ -39,7 +39,6 @@ from esrm.errors import (
     OutOfRange,
     Refused,
     TooLarge,
-    UnknownDevice,
     WrongPhase,
 )
 
@@ -162,7 +161,9 @@ def remove(state: VmState, device: str) -> list[e.Event]:
     found = _ready(state, device, e.DeviceRemoved)
     children = [child.name for child in state.children(device)]
     if children:
-        raise InUse(f"{device}: {', '.join(children[:8])} live{'s' * (len(children) == 1)} inside it; remove the inner first")
+        raise InUse(
+            f"{device}: {', '.join(children[:8])} live{'s' * (len(children) == 1)} inside it; remove the inner first"
+        )
     return [e.DeviceRemoved(found.name)]
 
 
@@ -188,7 +189,7 @@ def _ready(state: VmState, device: str, event: type) -> DeviceState:
     if event in (e.ResourcesAllocated, e.ResourcesReleased, e.ResourcesMoved):
         holding = [inner.name for inner in state.descendants(device) if inner.allocated]
         if holding:
-            raise InUse(f"{device}: {', '.join(holding[:8])} hold{'s' * (len(holding) == 1)} resources inside it; release the inner first")
+            raise InUse(f"{device}: release what lies inside it first: {', '.join(holding[:8])}")
     return found
 
 
@@ -222,10 +223,15 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
         reach = first
         for low, high in room:
             reach = high + 1 if low <= reach else reach
-        if reach <= last or first == book.shared_line:
+        if reach <= last or first == book.shared_line or not book.covers(first, last):
             denial = book.denial(first, last)
             raise type(denial)(f"{item.device}: {denial}")
-        _enter(landing.setdefault(id(book), RangeMap()), first, last, f"{item.device}: {item.new} is taken twice in this batch")
+        _enter(
+            landing.setdefault(id(book), RangeMap()),
+            first,
+            last,
+            f"{item.device}: {item.new} is taken twice in this batch",
+        )
     return [e.ResourcesMoved(batch)] if batch else []
 
 
@@ -334,7 +340,9 @@ class _Outlook:
         """As ``allocate`` will see it, when those before it in the plan hold what they would get."""
         inside = [inner.name for inner in self.state.descendants(device.name) if self.given.get(inner.name)]
         if inside:
-            raise InUse(f"{device.name} stands behind {inside[0]}, which lives inside it, in the plan; put the outer first")
+            raise InUse(
+                f"{device.name} stands behind {inside[0]}, which lives inside it, in the plan; put the outer first"
+            )
         if device.name in self.given:
             raise WrongPhase(f"{device.name} stands in the plan twice")
 
@@ -344,13 +352,11 @@ class _Outlook:
         for name in ancestors:
             ranges = [(low, high) for where, low, high in map(span, self.given.get(name, ())) if where is space]
             if ranges:
-                return self._windows.setdefault((name, space), Ledger(space, sorted(ranges)))
+                return self._windows.setdefault((name, space), Ledger(space, sorted(ranges), apart=True))
         return self.state.ledger(device, space)
 
 
-def _requests(
-    state: VmState, requests: Iterable[Request]
-) -> list[tuple[DeviceState, Sequence[ResourceConstraint]]]:
+def _requests(state: VmState, requests: Iterable[Request]) -> list[tuple[DeviceState, Sequence[ResourceConstraint]]]:
     result: list[tuple[DeviceState, Sequence[ResourceConstraint]]] = []
     loose: list[ResourceConstraint] = []
     for request in requests:
@@ -364,9 +370,9 @@ def _requests(
         elif isinstance(cast(Any, request), ResourceConstraint):
             loose.append(request)
         else:
-            raise InvalidConstraint(f"a plan is made of constraints, device names, or (name, constraints); got {request!r:.80}")
+            raise InvalidConstraint(
+                f"a plan is made of constraints, device names, or (name, constraints); got {request!r:.80}"
+            )
     if loose:
         result.append((DeviceState("(new)", "", None, Phase.DECLARED), _wishes("(new)", loose)))
     return result
-
-

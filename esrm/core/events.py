@@ -236,13 +236,16 @@ def _decode_anew(data: bytes, error: Exception) -> Event:
         raise Corrupt(f"an event of {len(data):,} bytes; none is longer than {EVENT_BYTES_MAX:,}") from error
     try:
         document = msgspec.json.decode(data, type=dict[str, Any])
-        tag = document.get("type")
-        if isinstance(tag, str) and tag in UPCASTERS:
-            return msgspec.convert(upcast(document), Event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Corrupt(f"not an event: {error}") from error
+    tag = document.get("type")
     if not isinstance(tag, str):
         raise Corrupt("not an event: it has no type") from error
+    if tag in UPCASTERS:
+        try:
+            return msgspec.convert(upcast(document), Event)
+        except Exception as stumble:  # whatever an upcaster does with what its version never wrote
+            raise Corrupt(f"{tag[:80]}, an older shape: {stumble!r:.200}") from stumble
     if not any(tag == known.__name__ for known in _Event.__subclasses__()):
         raise Corrupt(
             f"unknown event type {tag[:80]!r}: this version reads log format {LOG_FORMAT}; "

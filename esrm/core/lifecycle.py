@@ -1,7 +1,7 @@
 """One table: (phase, event) -> phase. The only place that says which step may follow which.
 
 The way there is the ancestor's five steps; each step back undoes exactly one step forward, so every phase can be left
-the way it was entered. ``docs/lifecycle.md`` is drawn from this table. Next: ``decide.py`` asks it, ``state.py`` obeys it.
+the way it was entered. ``docs/lifecycle.md`` is drawn from this table. Next: ``decide.py`` asks it, ``state.py`` obeys.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Phase(Enum):
     """It answers on the bus."""
     UNPLUGGING = "unplugging"
     """It still answers, but the guest has been asked to let go of it."""
+
+    # As for Space: the table below is looked up by phase at every event of a replay.
+    __hash__ = object.__hash__
 
 
 _CREATED, _DECLARED, _ALLOCATED = Phase.CREATED, Phase.DECLARED, Phase.ALLOCATED

@@ -11,15 +11,17 @@ Next: ``allocator.py``, which is searched, and ``decide.py``, which turns the an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from esrm import errors
-from esrm.core.allocator import Ledger
+from esrm.core.allocator import BLOCKERS_MAX, Ledger
 from esrm.core.events import Holding, Refusal
 from esrm.core.platform import Platform, Range
 from esrm.core.ranges import RangeMap
 from esrm.core.resources import (
+    PCI_MSI_MAX,
+    PCI_MSIX_MAX,
     U64_MAX,
     GenericIrqConstraint,
     KvmMemSlot,
@@ -46,10 +48,6 @@ from esrm.core.resources import (
     mac_text,
 )
 
-BLOCKERS_MAX = 16
-"""A refusal names at most this many holders and releases: it is an event, and an event is short."""
-
-
 # -- wishes: every constraint in one form ----------------------------------------------------------------------------
 
 
@@ -70,7 +68,11 @@ class Wish(NamedTuple):
 
 
 def wish(constraint: ResourceConstraint) -> Wish:
-    """What a constraint asks of the search."""
+    """What a constraint asks of the search.
+
+    Raises:
+        InvalidConstraint: a group of interrupts that no PCI function can have.
+    """
     match constraint:
         case PioConstraint() | MmioConstraint() | MemConstraint():
             if constraint.policy == "exact" and constraint.range is not None:
@@ -79,10 +81,18 @@ def wish(constraint: ResourceConstraint) -> Wish:
             return Wish(constraint.size, constraint.align, constraint.range, policy)
         case LegacyIrqConstraint():
             return Wish(1, exact=constraint.irq, shared=constraint.shared)
-        case PciMsiIrqConstraint():
-            return Wish(constraint.size, align=constraint.size, exact=constraint.base)
-        case PciMsixIrqConstraint() | GenericIrqConstraint():
-            return Wish(constraint.size, exact=constraint.base)
+        case PciMsiIrqConstraint(size, base):
+            if size > PCI_MSI_MAX or size & (size - 1):
+                raise errors.InvalidConstraint(f"a PCI MSI group has 1, 2, 4 ... {PCI_MSI_MAX} vectors, not {size}")
+            if base is not None and base & (size - 1):
+                raise errors.InvalidConstraint(f"a PCI MSI group of {size} is aligned to it; {base} is not")
+            return Wish(size, align=size, exact=base)
+        case PciMsixIrqConstraint(size, base):
+            if size > PCI_MSIX_MAX:
+                raise errors.InvalidConstraint(f"a PCI MSI-X table has at most {PCI_MSIX_MAX} vectors, not {size}")
+            return Wish(size, exact=base)
+        case GenericIrqConstraint(size, base):
+            return Wish(size, exact=base)
         case KvmMemSlotConstraint():
             return Wish(constraint.size, exact=constraint.slot)
         case MacAddressConstraint():
@@ -123,17 +133,16 @@ def resources_at(constraint: ResourceConstraint, first: int) -> Iterator[Resourc
 
 
 class Scratch:
-    """Ledgers as they are, and what one or more requests would take of them, kept aside."""
+    """Ledgers as they are, and what one or more requests would take of them, pencilled in."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
-        self._taken: dict[int, RangeMap[None]] = {}
-        self._shared: set[tuple[int, int]] = set()
+        self._pages: dict[int, _Page] = {}
 
     def place(
         self, device: str, constraints: Sequence[ResourceConstraint], ledger: Callable[[Space], Ledger]
     ) -> tuple[Resource, ...]:
-        """Resources for all the constraints, in their order.
+        """Resources for all the constraints, in their order; of a refused request nothing stays pencilled in.
 
         Raises:
             NoSpace, AddressConflict, OutOfRange: with the ``Refusal`` of the first constraint that cannot be met.
@@ -143,75 +152,122 @@ class Scratch:
         for index in sorted(range(len(wishes)), key=lambda i: not wishes[i].fixed):
             constraint, asked = constraints[index], wishes[index]
             book = ledger(constraint.space)
-            taken = self._taken.setdefault(id(book), RangeMap())
-            base = self._search(book, taken, asked)
+            page = self._pages.setdefault(id(book), _Page(book))
+            base = page.search(asked, self.platform.policy)
             if base is None:
-                raise refused(device, index, constraint, asked, book, taken)
+                error = refused(device, index, constraint, asked, page)
+                for page in self._pages.values():
+                    page.rub_out(device)
+                raise error
             bases[index] = base
-            self._take(book, taken, base, asked)
+            page.pencil_in(Holding(device, book.space, base, base + asked.size - 1), shared=asked.shared)
         return tuple(r for c, base in zip(constraints, bases, strict=True) for r in resources_at(c, base))
 
-    def _take(self, book: Ledger, taken: RangeMap[None], base: int, asked: Wish) -> None:
-        if not asked.shared:
-            taken.insert(base, base + asked.size - 1, None)
-        elif base not in book.shared and (id(book), base) not in self._shared:
-            self._shared.add((id(book), base))
-            taken.insert(base, base, None)
 
-    def _search(self, book: Ledger, taken: RangeMap[None], asked: Wish) -> int | None:
+class _Page:
+    """One ledger, which stays as it is, and what is pencilled into it."""
+
+    def __init__(self, book: Ledger) -> None:
+        self.book = book
+        self.holdings: list[Holding] = []
+        self.taken: RangeMap[None] = RangeMap()  # the same as runs without gaps, so that a search steps over each once
+        self.shared: set[int] = set()
+        self._reached: dict[Wish, int] = {}  # the same wish need not look again where it has found nothing
+
+    def pencil_in(self, holding: Holding, *, shared: bool) -> None:
+        """Enter what a device would hold."""
+        self.holdings.append(holding)
+        if shared and self._is_shared(holding.first):
+            return
+        self.taken.release(holding.first, holding.last)
+        if shared:
+            self.shared.add(holding.first)
+
+    def rub_out(self, device: str) -> None:
+        """Forget what a device would have held."""
+        mine = [holding for holding in self.holdings if holding.owner == device]
+        self.holdings = [holding for holding in self.holdings if holding.owner != device]
+        for first, last in {(holding.first, holding.last) for holding in mine}:
+            if first not in self.book.shared and not any(holding.first == first for holding in self.holdings):
+                self.taken.carve(first, last)
+                self.shared.discard(first)
+        self._reached.clear()
+
+    def search(self, asked: Wish, policy: Literal["first", "last"]) -> int | None:
+        """Where there is a place for it: its first number."""
         if asked.shared:
-            return self._shared_line(book, taken, asked)
+            return self._shared_line(asked)
         if asked.exact is not None:
-            return asked.exact if _is_free(book, taken, asked.exact, asked.size) else None
-        low, high = asked.window or book.window
-        if (asked.policy or self.platform.policy) == "last":
-            return _last_fit(book, taken, asked, low, high)
-        return _first_fit(book, taken, asked, low, high)
+            return asked.exact if self._is_free(asked.exact, asked.exact + asked.size - 1) else None
+        low, high = asked.window or self.book.window
+        if (asked.policy or policy) == "last":
+            base = self._last_fit(asked, low, self._reached.get(asked, high))
+            self._reached[asked] = high if base is None else base + asked.size - 1
+        else:
+            base = self._first_fit(asked, self._reached.get(asked, low), high)
+            self._reached[asked] = low if base is None else base
+        return base
 
-    def _shared_line(self, book: Ledger, taken: RangeMap[None], asked: Wish) -> int | None:
+    def _shared_line(self, asked: Wish) -> int | None:
         """The line asked for, else the platform's, else the lowest that is shared already, else the lowest free one."""
-        joined = book.shared | {line for ledger, line in self._shared if ledger == id(book)}
-        line = asked.exact if asked.exact is not None else book.shared_line
-        if line is None and joined:
-            line = min(joined)
+        line = asked.exact if asked.exact is not None else self.book.shared_line
         if line is None:
-            return _first_fit(book, taken, asked, *book.window)
-        free = book.beyond.at(line) if line == book.shared_line else book.free.at(line)
-        return line if line in joined or (free and not taken.at(line)) else None
+            line = min(self.book.shared | self.shared, default=None)
+        if line is None:
+            return self._first_fit(asked, *self.book.window)
+        free = self.book.source(line).at(line) and not self.taken.at(line)
+        return line if free or self._is_shared(line) else None
 
+    def _is_shared(self, line: int) -> bool:
+        return line in self.book.shared or line in self.shared
 
-def _is_free(book: Ledger, taken: RangeMap[None], first: int, size: int) -> bool:
-    last = first + size - 1
-    if first == book.shared_line:
-        return False  # for sharers only
-    hole = book.free.at(first) or book.beyond.at(first)
-    return hole is not None and last <= hole[1] and next(taken.overlapping(first, last), None) is None
+    def _is_free(self, first: int, last: int) -> bool:
+        if first == self.book.shared_line:
+            return False  # for sharers only
+        hole = self.book.source(first).at(first)
+        return hole is not None and last <= hole[1] and next(self.taken.overlapping(first, last), None) is None
 
+    def _first_fit(self, asked: Wish, low: int, high: int) -> int | None:
+        """The lowest place; what is pencilled in is stepped over."""
+        while True:
+            base = self.book.free.first_fit(asked.size, asked.align - 1, low, high)
+            if base is None:
+                return None
+            run = list(self.taken.overlapping(base, base + asked.size - 1))
+            if not run:
+                return base
+            low = run[-1][1] + 1
 
-def _first_fit(book: Ledger, taken: RangeMap[None], asked: Wish, low: int, high: int) -> int | None:
-    """The lowest place; what this request took before is stepped over, one touching run at a time."""
-    while True:
-        base = book.free.first_fit(asked.size, asked.align - 1, low, high)
-        if base is None:
-            return None
-        run = list(taken.overlapping(base, base + asked.size - 1))
-        if not run:
-            return base
-        low = run[-1][1] + 1
+    def _last_fit(self, asked: Wish, low: int, high: int) -> int | None:
+        """The highest place, likewise."""
+        while True:
+            base = self.book.free.last_fit(asked.size, asked.align - 1, low, high)
+            if base is None:
+                return None
+            run = next(self.taken.overlapping(base, base + asked.size - 1), None)
+            if run is None:
+                return base
+            if run[0] == 0:
+                return None
+            high = run[0] - 1
 
-
-def _last_fit(book: Ledger, taken: RangeMap[None], asked: Wish, low: int, high: int) -> int | None:
-    """The highest place, likewise."""
-    while True:
-        base = book.free.last_fit(asked.size, asked.align - 1, low, high)
-        if base is None:
-            return None
-        run = next(taken.overlapping(base, base + asked.size - 1), None)
-        if run is None:
-            return base
-        if run[0] == 0:
-            return None
-        high = run[0] - 1
+    def segments(self, low: int, high: int, *, beyond: bool) -> list[_Segment]:
+        """The window in address order: every free, held and reserved stretch. What lies in no pool is left out, or
+        (``beyond``) only what cannot be had by name either."""
+        places: dict[tuple[int, int, bool], list[str]] = {}
+        pencilled = [holding for holding in self.holdings if holding.first <= high and holding.last >= low]
+        for holding in [*self.book.holdings(low, high), *pencilled]:
+            places.setdefault((holding.first, holding.last, holding.reserved), []).append(holding.owner)
+        parts = [_Segment(first, last, tuple(sorted(who)), walled) for (first, last, walled), who in places.items()]
+        free = [*self.book.free.overlapping(low, high), *(self.book.beyond.overlapping(low, high) if beyond else ())]
+        for first, last in ((max(first, low), min(last, high)) for first, last, _ in free):
+            for own, end, _ in self.taken.overlapping(first, last):
+                if own > first:
+                    parts.append(_Segment(first, own - 1))
+                first = end + 1
+            if first <= last:
+                parts.append(_Segment(first, last))
+        return sorted(parts, key=lambda part: (part.first, part.last))
 
 
 def _up(number: int, align: int) -> int:
@@ -222,31 +278,32 @@ def _up(number: int, align: int) -> int:
 
 
 class _Segment(NamedTuple):
-    """A stretch of the window: free (no owners), held, or a wall that no release can move."""
+    """A stretch of the window: free (no owners), held, or reserved by the platform."""
 
     first: int
     last: int
     owners: tuple[str, ...] = ()
-    wall: bool = False
+    reserved: bool = False
 
 
-def refused(
-    device: str, index: int, constraint: ResourceConstraint, asked: Wish, book: Ledger, taken: RangeMap[None]
-) -> errors.Refused:
+def refused(device: str, index: int, constraint: ResourceConstraint, asked: Wish, page: _Page) -> errors.Refused:
     """The error that says why a wish has no place, its ``refusal`` filled in. It costs a walk through the window."""
+    book = page.book
     window = asked.window or book.window
     if asked.exact is not None:
         window = (asked.exact, asked.exact + asked.size - 1)
     elif asked.shared and book.shared_line is not None:
         window = (book.shared_line, book.shared_line)
-    segments = list(_segments(device, book, taken, *window))
-    free = [s for s in segments if not s.owners]
-    holes = [s.last - s.first + 1 for s in free]
-    aligned = [s.last - _up(s.first, asked.align) + 1 for s in free]
-    error, text = _verdict(device, asked, book, window, segments, holes, max(aligned, default=0))
-    releases = () if error is errors.OutOfRange else _releases(segments, asked, *window)
+    beyond = asked.shared or (asked.exact is not None and asked.size == 1 and asked.exact != book.shared_line)
+    segments = page.segments(*window, beyond=beyond)
+    blockers = [Holding(owner, book.space, s.first, s.last, s.reserved) for s in segments for owner in s.owners]
+    holes = [s.last - s.first + 1 for s in segments if not s.owners]
+    aligned = max((s.last - _up(s.first, asked.align) + 1 for s in segments if not s.owners), default=0)
+    error, text = _verdict(device, asked, book, window, blockers, holes, aligned)
+    releases = {} if error is errors.OutOfRange else _releases(device, segments, asked, book.seams, *window)
     if releases:
-        text += f"; releasing {_named(book.space, segments, releases)} would do"
+        named = " and ".join(f"{owner} ({bounds(book.space, *place)})" for owner, place in releases.items())
+        text += f"; releasing {named} would do"
     refusal = Refusal(
         code=error.__name__,
         message=text,
@@ -257,11 +314,9 @@ def refused(
         free=min(sum(holes), U64_MAX),
         holes=len(holes),
         hole_max=min(max(holes, default=0), U64_MAX),
-        hole_max_aligned=min(max(0, *aligned, 0), U64_MAX),
-        blockers=tuple(
-            Holding(owner, book.space, s.first, s.last, s.wall) for s in segments for owner in s.owners
-        )[:BLOCKERS_MAX],
-        releases=releases[:BLOCKERS_MAX],
+        hole_max_aligned=min(max(0, aligned), U64_MAX),
+        blockers=tuple(blockers[:BLOCKERS_MAX]),
+        releases=tuple(releases),
     )
     return error(text, refusal=refusal)
 
@@ -271,16 +326,17 @@ def _verdict(
     asked: Wish,
     book: Ledger,
     window: Range,
-    segments: list[_Segment],
+    blockers: list[Holding],
     holes: list[int],
     aligned: int,
 ) -> tuple[type[errors.Refused], str]:
     space = book.space
     where = bounds(space, *window)
     if asked.exact is not None:
-        if any(device in s.owners for s in segments):
+        denial = book.denial(*window, blockers)
+        own = any(blocker.owner == device and not blocker.reserved for blocker in blockers)
+        if own and isinstance(denial, errors.AddressConflict):
             return errors.AddressConflict, f"{device}: {space.value} {where} is asked for twice by this device"
-        denial = book.denial(*window)
         return type(denial), f"{device}: {denial}"
     text = f"{device}: no {_count(space, asked.size)} of {space.value}"
     if asked.align > 1:
@@ -300,60 +356,50 @@ def _count(space: Space, number: int) -> str:
     return f"{number:#x}" if space.nests else str(number)
 
 
-def _named(space: Space, segments: list[_Segment], names: tuple[str, ...]) -> str:
-    """Each device with the range of it that is in the way."""
-    shown: list[str] = []
-    for name in names[:BLOCKERS_MAX]:
-        first, last = next((s.first, s.last) for s in segments if name in s.owners)
-        shown.append(f"{name} ({bounds(space, first, last)})")
-    return " and ".join(shown)
-
-
-def _segments(device: str, book: Ledger, taken: RangeMap[None], low: int, high: int) -> Iterator[_Segment]:
-    """The window in address order: every free, held and reserved stretch; what lies in no pool is left out."""
-    parts: list[_Segment] = [_Segment(h.first, h.last, (h.owner,), h.reserved) for h in book.holdings(low, high)]
-    parts += [_Segment(first, last, (device,), True) for first, last, _ in taken.overlapping(low, high)]
-    source = book.beyond if book.beyond.at(low) else book.free
-    for first, last, _ in source.overlapping(low, high):
-        for own, end, _ in taken.overlapping(first, last):
-            if own > first:
-                parts.append(_Segment(first, own - 1))
-            first = end + 1
-        if first <= last:
-            parts.append(_Segment(first, last))
-    for part in sorted(parts, key=lambda s: s.first):
-        if part.first <= high and part.last >= low:
-            yield part._replace(first=max(part.first, low), last=min(part.last, high)) if not part.owners else part
-
-
-def _releases(segments: list[_Segment], asked: Wish, low: int, high: int) -> tuple[str, ...]:
-    """The fewest devices whose release makes room, by sliding a frame of the size asked for over the window.
+def _releases(
+    device: str, segments: list[_Segment], asked: Wish, seams: Collection[int], low: int, high: int
+) -> dict[str, Range]:
+    """The fewest devices whose release makes room, each with the first range of it that is in the way; none when that
+    takes more than ``BLOCKERS_MAX``. Found by sliding a frame of the size asked for over the window.
 
     Only frames that start at the first aligned place of a stretch matter: any other can slide down to one of those
     without touching another holder. Two pointers, so linear in the number of stretches.
     """
-    best: tuple[str, ...] = ()
+    best: list[_Segment] = []
+    fewest = BLOCKERS_MAX + 1
     inside: dict[str, int] = {}
     walls = right = 0
     for left, segment in enumerate(segments):
         base = asked.exact if asked.exact is not None else _up(max(segment.first, low), asked.align)
         end = base + asked.size - 1
-        while right < len(segments) and segments[right].first <= end and (right <= left or _touch(segments, right)):
-            walls += segments[right].wall
+        while (
+            right < len(segments) and segments[right].first <= end and (right <= left or _touch(segments, right, seams))
+        ):
+            walls += _is_wall(device, segments[right])
             for owner in segments[right].owners:
                 inside[owner] = inside.get(owner, 0) + 1
             right += 1
         covered = segment.first <= base <= segment.last and segments[right - 1].last >= end and end <= high
-        if covered and not walls and (not best or len(inside) < len(best)):
-            best = tuple(dict.fromkeys(owner for s in segments[left:right] for owner in s.owners))
-        walls -= segment.wall
+        if covered and not walls and len(inside) < fewest:
+            best, fewest = segments[left:right], len(inside)
+        walls -= _is_wall(device, segment)
         for owner in segment.owners:
             inside[owner] -= 1
             if not inside[owner]:
                 del inside[owner]
-    return best
+    found: dict[str, Range] = {}
+    for segment in best:
+        for owner in segment.owners:
+            found.setdefault(owner, (segment.first, segment.last))
+    return found
 
 
-def _touch(segments: list[_Segment], index: int) -> bool:
-    """Whether a stretch goes on where the one before it ended."""
-    return segments[index].first <= segments[index - 1].last + 1
+def _is_wall(device: str, segment: _Segment) -> bool:
+    """Whether no release of another device can move it: it is reserved, or what the asker itself has taken."""
+    return segment.reserved or device in segment.owners
+
+
+def _touch(segments: list[_Segment], index: int, seams: Collection[int]) -> bool:
+    """Whether a stretch goes on where the one before it ended, and not across a seam."""
+    first = segments[index].first
+    return first <= segments[index - 1].last + 1 and first not in seams

@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeAlias, cast
 import msgspec
 from msgspec.structs import force_setattr
 
+from esrm import names
 from esrm.core.resources import Space, bounds
-from esrm.errors import InvalidPlatform
+from esrm.errors import InvalidName, InvalidPlatform
 
 Range: TypeAlias = tuple[int, int]
 """First and last number, both inclusive."""
@@ -57,16 +58,23 @@ class Platform(msgspec.Struct, frozen=True):
     joined: dict[Space, Space] = {}
 
     def __post_init__(self) -> None:
-        pools = {_space(s): _ranges(self.name, _space(s), r) for s, r in cast("Mapping[Any, Any]", self.pools).items()}
+        _text("platform", self.name)
+        pools = {_space(s): _ranges(self.name, _space(s), r) for s, r in _table(self.name, "pools", self.pools)}
+        joined = {_space(s): _space(host) for s, host in _table(self.name, "joined", self.joined)}
         force_setattr(self, "pools", pools)
+        force_setattr(self, "joined", joined)
+        if not isinstance(cast(Any, self.reserved), (tuple, list)):
+            raise InvalidPlatform(f"{self.name}: reserved is a list of (space, first, last, owner)")
         force_setattr(self, "reserved", tuple(_reserved(self.name, r) for r in self.reserved))
         if self.policy not in ("first", "last"):
-            raise InvalidPlatform(f"{self.name}: policy {self.policy!r} is neither first nor last")
+            raise InvalidPlatform(f"{self.name}: policy {self.policy!r:.40} is neither first nor last")
         if self.shared_irq is not None:
             _check(self.name, Space.LEGACY_IRQ, self.shared_irq, self.shared_irq)
-        for space, host in self.joined.items():
-            if host in self.joined or space in pools:
+        for space, host in joined.items():
+            if host in joined or space in pools:
                 raise InvalidPlatform(f"{self.name}: {space.value} has a pool of its own and cannot draw from another")
+            if host.last > space.last:
+                raise InvalidPlatform(f"{self.name}: {space.value} is too narrow for the numbers of {host.value}")
 
     def home(self, space: Space) -> Space:
         """The space whose pools serve ``space``: itself, unless the two are joined."""
@@ -77,13 +85,27 @@ def _space(value: Any) -> Space:
     try:
         return Space(value)
     except ValueError:
-        raise InvalidPlatform(f"{value!r} is no space; there are {', '.join(s.value for s in Space)}") from None
+        raise InvalidPlatform(f"{value!r:.40} is no space; there are {', '.join(s.value for s in Space)}") from None
+
+
+def _text(what: str, value: Any) -> str:
+    try:
+        return names.check(what, value)
+    except InvalidName as error:
+        raise InvalidPlatform(str(error)) from None
+
+
+def _table(platform: str, field: str, value: Any) -> Iterable[tuple[Any, Any]]:
+    if not isinstance(value, Mapping):
+        raise InvalidPlatform(f"{platform}: {field} is a table by space, got {type(value).__name__}")
+    return cast("Mapping[Any, Any]", value).items()
 
 
 def _check(platform: str, space: Space, first: Any, last: Any) -> Range:
     for number in (first, last):
         if type(number) is not int or not 0 <= number <= space.last:
-            raise InvalidPlatform(f"{platform}: {space.value} has no number {number!r:.40}; its last is {space.last:#x}")
+            shown = f"{number:#x}" if type(number) is int and abs(number) < 1 << 128 else f"such {type(number).__name__}"
+            raise InvalidPlatform(f"{platform}: {space.value} has no number {shown}; its last is {space.last:#x}")
     if first > last:
         raise InvalidPlatform(f"{platform}: {space.value} range {first:#x}-{last:#x} is upside down")
     return first, last
@@ -112,9 +134,9 @@ def _reserved(platform: str, entry: Any) -> Reserved:
             space, first, last, owner = entry
         except (TypeError, ValueError):
             raise InvalidPlatform(f"{platform}: a reserved range is (space, first, last, owner)") from None
-        entry = Reserved(_space(space), first, last, owner)
-    _check(platform, entry.space, entry.first, entry.last)
-    return entry
+        entry = Reserved(space, first, last, owner)
+    first, last = _check(platform, _space(entry.space), entry.first, entry.last)
+    return Reserved(_space(entry.space), first, last, _text(f"{platform}: a reserved range's owner", entry.owner))
 
 
 def parse_platform(document: Mapping[str, Any]) -> Platform:
@@ -147,12 +169,16 @@ def parse_platform(document: Mapping[str, Any]) -> Platform:
         raise InvalidPlatform(f"platform: {error}") from None
 
 
+_TEXTS = frozenset({"name", "owner"})
+
+
 def _numbers(value: Any, depth: int = 0) -> Any:
-    """Text that is a hexadecimal number becomes one, wherever it stands."""
+    """Text that is a hexadecimal number becomes one, wherever a name cannot stand."""
     if depth > 8:
         raise InvalidPlatform("platform: nested too deeply")
     if isinstance(value, Mapping):
-        return {key: _numbers(item, depth + 1) for key, item in cast("Mapping[str, Any]", value).items()}
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: item if key in _TEXTS else _numbers(item, depth + 1) for key, item in items}
     if isinstance(value, list):
         return [_numbers(item, depth + 1) for item in cast("list[Any]", value)]
     if isinstance(value, str) and value.startswith("0x"):

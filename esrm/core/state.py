@@ -203,9 +203,13 @@ class VmState:
         for index, resource in enumerate(device.allocated):
             space, first, last = span(resource)
             try:
-                self.ledger(device, space).take(first, last, device.name, shared=index in shares or self._common(resource))
+                self.ledger(device, space).take(
+                    first, last, device.name, shared=index in shares or self._common(resource)
+                )
             except Refused as error:
-                raise Corrupt(f"after revision {self.revision}: {device.name} cannot hold {resource}: {error}") from error
+                raise Corrupt(
+                    f"after revision {self.revision}: {device.name} cannot hold {resource}: {error}"
+                ) from error
 
     def _give(self, device: DeviceState) -> None:
         for resource in device.allocated:
@@ -214,7 +218,9 @@ class VmState:
         self.allocator.close(device.name)
 
     def _common(self, resource: Resource) -> bool:
-        return isinstance(resource, LegacyIrq) and self.platform is not None and resource.irq == self.platform.shared_irq
+        return (
+            isinstance(resource, LegacyIrq) and self.platform is not None and resource.irq == self.platform.shared_irq
+        )
 
     def _connect(self, bus: Bus, device: DeviceState) -> None:
         ancestors = self.ancestors(device.name)
@@ -282,7 +288,9 @@ def _device_created(state: VmState, event: e.DeviceCreated) -> None:
         raise Corrupt(f"revision {state.revision + 1}: DeviceCreated for {name!r:.80}, which lives")
     if parent is not None:
         if parent not in state.devices:
-            raise Corrupt(f"revision {state.revision + 1}: {name!r:.80} is created inside {parent!r:.80}, which is unknown")
+            raise Corrupt(
+                f"revision {state.revision + 1}: {name!r:.80} is created inside {parent!r:.80}, which is unknown"
+            )
         state._children.setdefault(parent, {})[name] = None
     state.devices[name] = DeviceState(name, event.kind, parent, Phase.CREATED)
 

@@ -1,8 +1,8 @@
 """A real Linux machine's layout, recorded as a VM of its own: ``esrm import linux``.
 
 Each holder that ``layout.py`` finds becomes a device with exact constraints, taken through the five steps, inside its
-parent. Import again after a change and only the difference is recorded: what is gone goes the way back, what is new goes
-the way there, what stayed is not mentioned. So ``map``, ``blame`` and ``diff`` work on a real computer.
+parent. Import again after a change and only the difference is recorded: what is gone goes the way back, what is new
+goes the way there, what stayed is not mentioned. So ``map``, ``blame`` and ``diff`` work on a real computer.
 """
 
 from __future__ import annotations
@@ -168,4 +168,3 @@ async def _record(manager: ResourceManager, node: Node, constraints: tuple[Resou
     await manager.allocate(node.name)
     await manager.assign(node.name)
     await manager.register(node.name)
-

@@ -87,9 +87,12 @@ class Reader(ABC, Generic[E]):
         return [decoded(self._codec, row) for row in self.rows(None, after, limit)]
 
     def find(self, id: str) -> Record[E] | None:
-        """Return the record with this full id, None if there is none. May look at every record."""
-        wanted = id_bytes(id)
-        return next((decoded(self._codec, row) for row in self.rows() if row[3] == wanted), None)
+        """Return the record with this full id; None if nothing has it. May look at every record."""
+        try:
+            row = self._find(id_bytes(id))
+        except ValueError:  # no id at all, so nobody's
+            return None
+        return None if row is None else decoded(self._codec, row)
 
     def revision_at_position(self, vm: str, position: int) -> int:
         """Return the stream's last revision whose position is at most ``position``; -1 if none is."""
@@ -101,6 +104,9 @@ class Reader(ABC, Generic[E]):
         By binary search, so it relies on what the manager sees to: time never runs backward inside a stream.
         """
         return self._bisect(vm, 4, time_ns)
+
+    def _find(self, id: bytes) -> Row | None:
+        return next((row for row in self.rows() if row[3] == id), None)
 
     def _bisect(self, vm: str, column: int, value: int) -> int:
         def probe(revision: int) -> int:

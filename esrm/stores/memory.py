@@ -47,7 +47,7 @@ class MemoryReader(Reader[E]):
             end = len(rows)
         # Lists only grow, and revision or position is the index (plus one): what stood at the start stays in place.
         start = 0 if after is None else max(0, after + (vm is not None))
-        return islice((rows[index] for index in range(start, end)), limit)
+        return islice((rows[index] for index in range(start, end)), limit and max(0, limit))
 
     def head(self) -> int:
         """Return the last position."""

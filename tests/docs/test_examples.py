@@ -21,17 +21,17 @@ import re
 import sqlite3
 import subprocess
 import sys
-import warnings
 from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 
 import pytest
-from sybil import Document, Example, Sybil
+from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", ROOT / "schemas" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = {"cli.md", "lifecycle.md"}
+PAGES = [ROOT / "README.md", ROOT / "schemas" / "README.md"]
+PAGES += [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in GENERATED]
 RUNS = ("esrm ", "python ", "export ")
 
 
@@ -41,7 +41,7 @@ class Reading:
     def __init__(self, folder: Path) -> None:
         self.printed: str | None = None
         self.environment = {**os.environ, "PATH": f"{_commands(folder)}:{os.environ['PATH']}", "COLUMNS": "100"}
-        self.environment |= {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        self.environment |= {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
     def parsers(self) -> list[CodeBlockParser]:
         """What to do with a block, by its language."""
@@ -91,7 +91,7 @@ class Reading:
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 )  # fmt: skip
                 different = _difference(output, done.stdout) if shown else None
-                if different or (not shown and done.returncode > 1):
+                if different or (not shown and (done.returncode > 1 or "Traceback" in done.stdout)):
                     return f"$ {command}\n{different or done.stdout}"
         return None
 
@@ -117,35 +117,37 @@ def _difference(want: str, got: str) -> str | None:
     return f"--- the page says\n{want}--- it prints\n{got}"
 
 
-def _read(page: Path, reading: Reading) -> Document:
-    return Sybil(reading.parsers()).parse(page)
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in GENERATED], ids=lambda page: page.stem)
-def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A reader who follows the page from top to bottom sees what it says."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    reading = Reading(tmp_path / "bin")
-    for example in _read(page, reading).examples():
+def read(page: Path, bin: Path) -> None:
+    """From the first block to the last."""
+    reading = Reading(bin)
+    for example in Sybil(reading.parsers()).parse(page).examples():
         example.evaluate()
     reading.finish()
 
 
-def test_a_wrong_print_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The reader above is not blind: a page that says something else fails."""
-    monkeypatch.chdir(tmp_path)
-    for number, wrong in enumerate((
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A reader who follows the page from top to bottom sees what it says."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    read(page, tmp_path / "bin")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         "```python\nprint(1)\n```\n```text\n2\n```\n",
         "```python\nprint(1)\n```\n",
         "```console\n$ python -c 'print(1)'\n2\n```\n",
         "```console\n$ esrm --store nowhere.db log\n```\n",
-    )):
-        page = tmp_path / f"{number}.md"
-        page.write_text(wrong)
-        reading = Reading(tmp_path / f"bin{number}")
-        with pytest.raises(AssertionError, match="the page|exist"):
-            for example in _read(page, reading).examples():
-                example.evaluate()
-            reading.finish()
+    ],
+    ids=["another print", "a print that is not shown", "another output", "a command that fails"],
+)
+def test_a_wrong_page_is_seen(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reader is not blind: a page that says something else fails."""
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(wrong)
+    with pytest.raises(AssertionError, match=r"the page|does not exist"):
+        read(page, tmp_path / "bin")

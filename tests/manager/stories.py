@@ -147,7 +147,7 @@ def wishes(dice: random.Random) -> list[esrm.ResourceConstraint]:
         lambda: KvmMemSlotConstraint(dice.randrange(1, 4), slot=dice.choice([None, None, 3])),
         lambda: MacAddressConstraint(dice.choice([None, None, "52:54:00:12:34:56"])),
     ]
-    return [dice.choice(some)() for _ in range(dice.randrange(4))]
+    return [dice.choice(some)() for _ in range(dice.randrange(5))]
 
 
 def moves(state: VmState, dice: random.Random) -> list[Move]:

@@ -287,7 +287,11 @@ class Machines:
         return {"id": self.allocate_ids(pool, 1)["first"]}
 
     def allocate_ids(self, pool: str, count: int) -> Json:
-        ids = [_span(resource)[0] for resource in self.vm.take(None, *[_ONE[_SPACES[pool]]] * count)]
+        """So many ids at once: a line each, or one group where the space has groups."""
+        one = _ONE[_SPACES[pool]]
+        wanted = [one] * count if count < 2 or one.space is Space.LEGACY_IRQ else [esrm.GenericIrqConstraint(count)]
+        spans = [_span(resource) for resource in self.vm.take(None, *wanted)]
+        ids = [number for first, last in spans for number in range(first, last + 1)]
         return {"ids": ids, "count": len(ids), **({"first": ids[0], "last": ids[-1]} if ids else {})}
 
     def free_id(self, pool: str, id: int) -> Json:
@@ -363,8 +367,8 @@ class Values:
 
     def constraint(self, **fields: Any) -> Json:
         """The fields as they are stored, less esrm's own that the peers do not have."""
-        stored = msgspec.to_builtins(_wire(fields, esrm.ResourceConstraint))
-        return {"fields": {key: stored[key] for key in stored if key not in ("policy", "shared")}}
+        stored = msgspec.json.decode(msgspec.json.encode(_wire(fields, esrm.ResourceConstraint)))
+        return {"fields": {key: stored[key] for key in stored if key not in ("policy", "shared", "base")}}
 
     def get(self, what: str) -> Json:
         if what == "count":

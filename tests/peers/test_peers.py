@@ -52,7 +52,7 @@ ERRORS: dict[str, tuple[type[esrm.Refused], ...]] = {
 HELD = "releasing what is not held is NotAllocated, wherever it lies"
 OVERRIDES: dict[tuple[str, int], tuple[str, str]] = {
     ("P024", 0): ("NOT_ALLOCATED", HELD + "; upstream says that 3 is below the pool"),
-    ("P033", 17): ("INVALID_ACCESS", "d1 answers at 19 but not for ten bytes; upstream has one word for both"),
+    ("P033", 19): ("INVALID_ACCESS", "d1 answers at 19 but not for ten bytes; upstream has one word for both"),
     ("P056", 4): ("NOT_ALLOCATED", HELD + "; two took the shared line, upstream lets it be freed a third time"),
     ("P057", 0): ("NOT_ALLOCATED", HELD + "; upstream says that 16 is above the pool"),
     ("P059", 0): ("NOT_ALLOCATED", HELD + "; upstream says that 1025 is above the pool"),

@@ -271,7 +271,7 @@ async def test_nothing_is_left_beside_the_file(path: Path):
     assert os.listdir(path.parent) == ["vm.db"]
 
 
-async def test_closing_finishes_what_was_handed_in(path: Path):
+async def test_closing_finishes_what_was_handed_in(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Appends that wait when the store is closed are written and answered first."""
     answers: list[int] = []
 
@@ -279,11 +279,17 @@ async def test_closing_finishes_what_was_handed_in(path: Path):
         [record] = await store.append(f"vm-{n}", drafts(b"x"), expected=-1)
         answers.append(record.position)
 
-    async with SqliteStore(path, CODEC) as store, anyio.create_task_group() as group:
-        for n in range(20):
-            group.start_soon(append, n)
-        await anyio.lowlevel.checkpoint()
-        await store.aclose()
+    async with SqliteStore(path, CODEC) as store:
+        gate, commit = threading.Event(), store._writer._ledger.commit
+        monkeypatch.setattr(store._writer._ledger, "commit", lambda appends: gate.wait(10) and commit(appends))
+        async with anyio.create_task_group() as group:
+            for n in range(20):
+                group.start_soon(append, n)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(store.aclose)
+            await anyio.wait_all_tasks_blocked()
+            assert answers == []
+            gate.set()
     assert sorted(answers) == list(range(1, 21))
     assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
 
@@ -331,6 +337,31 @@ def _refusals_in_child(store: SqliteStore[bytes], reader: SqliteReader[bytes]) -
         refused += 1
     reader.close()
     return refused
+
+
+async def test_who_waits_is_told_when_looking_fails(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that fails while somebody waits for other processes' appends does not leave them waiting for ever."""
+
+    def fail() -> None:
+        raise StoreError("the disk failed")
+
+    async with SqliteStore(path, CODEC) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer._ledger, "look", fail)
+            with anyio.fail_after(10), pytest.raises(StoreError, match="the disk failed"):
+                await store.wait_past(0)
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        assert await store.wait_past(0) == 1
+
+
+async def test_an_error_in_the_writer_reaches_the_caller(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever goes wrong in the writing thread is an answer, and the thread lives on."""
+    async with SqliteStore(path, CODEC) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer._ledger, "_settle", lambda _: 1 / 0)
+            with pytest.raises(StoreError, match="the writer failed: ZeroDivisionError"):
+                await store.append("web-1", drafts(b"0"), expected=-1)
+        assert [r.position for r in await store.append("web-1", drafts(b"0"), expected=-1)] == [1]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,16 @@ async def test_a_missing_folder_is_named(tmp_path: Path):
             pass
 
 
+@pytest.mark.parametrize("name", ["half\udc80.db", "nul\0.db", "x" * 300, "\ud800"])
+async def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str):
+    """Bytes that are no UTF-8, a zero, a name that is too long: a StoreError, not a crash."""
+    with pytest.raises(StoreError):
+        async with SqliteStore(tmp_path / name, CODEC):
+            pass
+    with pytest.raises(StoreError):
+        SqliteReader(tmp_path / name, CODEC)
+
+
 async def test_a_log_without_its_tables_is_refused_when_used(tmp_path: Path):
     """Marked as ours, but not whole: the message says what SQLite misses."""
     path = tmp_path / "vm.db"

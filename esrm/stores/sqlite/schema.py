@@ -99,6 +99,8 @@ def _opening(path: Path) -> Generator[None]:
             yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    except ValueError as error:
+        raise StoreError(f"{str(path)!r:.200} cannot be a file's name here: {error}") from error
     except Corrupt as error:
         raise StoreError(str(error)) from error
 

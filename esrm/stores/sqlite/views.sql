@@ -30,19 +30,20 @@ FROM log WHERE type = 'AllocationRefused';
 CREATE VIEW changes (position, vm, revision, time, device, gained, space, first, last, place) AS
 WITH
 resource (position, vm, revision, time, device, gained, data) AS (
-    SELECT position, vm, revision, time, device, type = 'ResourcesAllocated', value
+    SELECT position, vm, revision, time, device, log.type = 'ResourcesAllocated', value
     FROM log, json_each(data, '$.resources')
-    WHERE type IN ('ResourcesAllocated', 'ResourcesReleased')
+    WHERE log.type IN ('ResourcesAllocated', 'ResourcesReleased')
     UNION ALL
     SELECT position, vm, revision, time, json_extract(value, '$.device'), 0, json_extract(value, '$.old')
-    FROM log, json_each(data, '$.moves') WHERE type = 'ResourcesMoved'
+    FROM log, json_each(data, '$.moves') WHERE log.type = 'ResourcesMoved'
     UNION ALL
     SELECT position, vm, revision, time, json_extract(value, '$.device'), 1, json_extract(value, '$.new')
-    FROM log, json_each(data, '$.moves') WHERE type = 'ResourcesMoved'
+    FROM log, json_each(data, '$.moves') WHERE log.type = 'ResourcesMoved'
 ),
 -- SQLite reads a JSON number above 2^63-1 as a float and loses its end, but -> gives its digits. So cut those before
--- the last ten (10^10 = 2 * 2^32 + 1410065408), and go on with the upper and the lower 32 bits.
-digits (position, vm, revision, time, device, gained, space, address, base, size) AS (
+-- the last ten (10^10 = 2 * 2^32 + 1410065408), and go on with the upper and the lower 32 bits. (Without
+-- MATERIALIZED, SQLite would put the steps into one another and read the JSON a hundred times a row.)
+digits (position, vm, revision, time, device, gained, space, address, base, size) AS MATERIALIZED (
     SELECT
         position, vm, revision, time, device, gained, json_extract(data, '$.kind'), json_extract(data, '$.address'),
         coalesce(data -> '$.base', data -> '$.irq', data -> '$.index'), coalesce(data -> '$.size', '1')
@@ -64,14 +65,14 @@ halves AS (
         (size_front * 1410065408 + size_end) & 4294967295 AS size_low
     FROM cut
 ),
-bounds AS (
+bounds AS MATERIALIZED (
     SELECT
         *,
         base_high + size_high + ((base_low + size_low - 1) >> 32) AS last_high,
         (base_low + size_low - 1) & 4294967295 AS last_low
     FROM halves
 ),
-numbers AS (
+numbers AS MATERIALIZED (
     SELECT
         *,
         CASE WHEN base_high >= 2147483648 THEN printf('0x%08x%08x', base_high, base_low)
@@ -100,11 +101,10 @@ WITH numbered AS (
     FROM changes
 )
 SELECT
-    g.vm, g.space, g.first, g.last, g.place, g.device, g.revision, g.time, l.revision, l.time
-FROM numbered AS g LEFT JOIN numbered AS l
-    ON l.gained = 0 AND l.vm = g.vm AND l.device = g.device AND l.space = g.space
-    AND l.first = g.first AND l.last = g.last AND l.nth = g.nth
-WHERE g.gained = 1;
+    vm, space, first, last, place, device,
+    max(revision) FILTER (WHERE gained), max(time) FILTER (WHERE gained),
+    max(revision) FILTER (WHERE NOT gained), max(time) FILTER (WHERE NOT gained)
+FROM numbered GROUP BY vm, device, space, first, last, nth HAVING max(gained);
 
 CREATE VIEW holders (vm, device, space, first, last, place, since_revision, since_time) AS
 SELECT vm, device, space, first, last, place, from_revision, from_time

@@ -54,7 +54,7 @@ class Writer(Generic[E]):
         self._waiting = 0
         self._bell = anyio.Event()
         self._told = ledger.head  # the head as of the last answer
-        self._trouble: EsrmError | None = None  # why we could not look just now
+        self._trouble: EsrmError | None = None  # why the thread could not look when it last rang
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -96,17 +96,16 @@ class Writer(Generic[E]):
 
     def _run(self) -> None:
         while True:
-            turn = self._next_turn()
-            self._trouble = None
+            turn, trouble = self._next_turn(), None
             if turn is None:
-                self._look()
+                trouble = self._look()
             else:
                 self._ledger.commit(turn.appends)
             stopping = self._stopping and self._queue.empty()
-            if turn or stopping or self._trouble or self._ledger.head != self._told:
+            if turn or stopping or trouble or self._ledger.head != self._told:
                 self._told = self._ledger.head
                 with suppress(RuntimeError):  # the loop has ended, so nobody is left to answer
-                    self._soon(self._ring, turn)
+                    self._soon(self._ring, turn, trouble)
             if stopping:
                 return
 
@@ -121,21 +120,23 @@ class Writer(Generic[E]):
                 self._boarding = None
         return turn
 
-    def _look(self) -> None:
+    def _look(self) -> EsrmError | None:
         try:
             self._ledger.look()
         except EsrmError as error:
-            self._trouble = error
+            return error
+        return None
 
-    def _ring(self, turn: _Turn[E] | None) -> None:
+    def _ring(self, turn: _Turn[E] | None, trouble: EsrmError | None) -> None:
         """Answer all at once; runs on the event loop."""
         if turn is not None:
             turn.over.set()
+        self._trouble = trouble
         self._bell.set()
         self._bell = anyio.Event()
 
 
-def _soon() -> Callable[[Callable[..., None], Any], object]:
+def _soon() -> Callable[..., object]:
     """How another thread has a function run on this event loop, without waiting for it.
 
     ``anyio.from_thread.run_sync`` waits, which makes one append alone take half as long again; so this asks the loop

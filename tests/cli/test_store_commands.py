@@ -1,0 +1,255 @@
+"""The commands about a whole store: vms, verify, export, import; and what they say of one that is damaged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+from cli_story import HEAD, SEVEN, Ask
+
+from esrm.core import events as e
+from esrm.core.platform import Platform
+from esrm.core.resources import MmioAddressRange
+from esrm.errors import Conflict, Refused
+from esrm.manager import Uuid7
+from esrm.opening import open_store
+from esrm.stores.chain import GENESIS, link
+from esrm.stores.records import Draft, id_bytes
+
+Damage = Callable[[str], Path]
+
+
+@pytest.fixture
+def damage(story: Path, tmp_path: Path) -> Damage:
+    """A copy of the story that somebody has edited with SQL, and with enough skill to get past the triggers."""
+
+    def edit(statement: str) -> Path:
+        path = tmp_path / "edited.db"
+        shutil.copy(story, path)
+        with sqlite3.connect(path) as connection:
+            for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+                connection.execute(f"DROP TRIGGER {name}")
+            connection.execute(statement)
+        connection.close()
+        return path
+
+    return edit
+
+
+def test_vms_lists_the_streams(ask: Ask) -> None:
+    """Name, head, time, devices and platform; the hash of the head in JSON, to be kept elsewhere."""
+    assert (
+        ask("vms").out
+        == """\
+VM     REVISION  POSITION  TIME                      DEVICES  PLATFORM
+web-1        24        25  2026-11-22T07:00:24.000Z        5  x86_64
+"""
+    )
+    [vm] = json.loads(ask("vms", "--json").out)
+    assert list(vm) == ["vm", "revision", "position", "time_ns", "time", "devices", "platform", "hash"]
+    assert vm["hash"] == json.loads(ask("show", "--json").out)["hash"]
+
+
+def test_verify_of_a_good_log(ask: Ask) -> None:
+    """Both judges say what they found good; exit code 0."""
+    answer = ask("verify")
+    assert (answer.code, answer.err) == (0, "")
+    assert (
+        answer.out
+        == """\
+ok      chain: 25 records as written
+ok      web-1: replays to revision 24, 5 devices
+"""
+    )
+    assert json.loads(ask("verify", "--vm", "web-1", "--json").out) == {
+        "ok": True,
+        "records": 25,
+        "fault": None,
+        "vms": [{"vm": "web-1", "ok": True, "revision": 24, "devices": 5, "what": None}],
+    }
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "actor = 'mallory'",
+        "time_ns = time_ns + 1",
+        "correlation = 'x'",
+        "id = x'00112233445566778899aabbccddeeff'",
+        "hash = zeroblob(32)",
+        "data = replace(data, 'net0', 'net1')",
+    ],
+)
+def test_verify_names_the_first_edited_record(ask: Ask, damage: Damage, column: str) -> None:
+    """Whichever column was changed: the position and revision are named, and the exit code is 3."""
+    path = damage(f"UPDATE records SET {column} WHERE revision = 3")
+    answer = ask("--store", path, "verify")
+    assert answer.code == 3
+    assert "CORRUPT chain: 3 records as written, then this:\n        position 4, web-1@3: " in answer.out
+    document = json.loads(ask("--store", path, "verify", "--json").out)
+    assert (document["ok"], document["records"], document["fault"]["revision"]) == (False, 3, 3)
+
+
+def test_verify_finds_what_the_chain_cannot_see(ask: Ask, tmp_path: Path) -> None:
+    """A log whose hashes are right, but in which two devices hold one address, was not written by a manager."""
+    path = tmp_path / "twice.db"
+    anyio.run(give_twice, path)
+    answer = ask("verify", "--store", path)
+    assert answer.code == 3
+    assert answer.out.startswith("ok      chain: 7 records as written\nCORRUPT x: replays to revision 5, ")
+    assert "x, revision 6 (position 7)" in answer.out
+    assert ask("map", "--store", path).code == 0, "looking at what it says is still possible"
+
+
+async def give_twice(path: Path) -> None:
+    """Write the events that no decision makes."""
+    window = MmioAddressRange(0x1000, 0x1000)
+    history: list[e.Event] = [e.VmCreated(Platform("tiny", {"mmio": [(0, 0xFFFF)]}))]  # type: ignore[arg-type,dict-item]
+    for device in ("a", "b"):
+        history += [e.DeviceCreated(device), e.ConstraintsDeclared(device), e.ResourcesAllocated(device, (window,))]
+    ids = Uuid7()
+    async with open_store(f"sqlite:{path}") as store:
+        drafts = [Draft(event=event, id=ids(SEVEN), time_ns=SEVEN) for event in history]
+        await store.append("x", drafts, expected=-1)
+
+
+@pytest.mark.parametrize(
+    "command", [["log"], ["map"], ["vms"], ["export"], ["stats"], ["timeline", "net0"], ["diff", "0"], ["show", "3"]]
+)
+def test_reading_what_cannot_be_exits_with_3(ask: Ask, damage: Damage, command: list[str]) -> None:
+    """An event that is none stops every command with a sentence that names it."""
+    answer = ask("--store", damage('UPDATE records SET data = \'{"type":"Nonsense"}\' WHERE revision = 3'), *command)
+    assert answer.code == 3
+    assert answer.err.startswith("esrm: ")
+    assert "Nonsense" in answer.err
+
+
+def test_export_lets_another_program_recompute_the_chain(ask: Ask) -> None:
+    """The event is byte for byte what the hash covers, and no field is missing or added."""
+    previous = GENESIS
+    lines = ask("export").out.splitlines()
+    assert len(lines) == HEAD + 1
+    for line in lines:
+        record = json.loads(line)
+        assert list(record) == ["position", "vm", "revision", "id", "time_ns", "actor", "correlation", "event", "hash"]
+        data = line[line.index('"event":') + 8 : line.rindex(',"hash"')].encode()
+        previous = link(
+            previous, record["position"], record["vm"], record["revision"], id_bytes(record["id"]),
+            record["time_ns"], record["actor"], record["correlation"], data,
+        )  # fmt: skip
+        assert previous.hex() == record["hash"]
+
+
+def test_export_as_csv_says_the_same(ask: Ask, tmp_path: Path) -> None:
+    """The same fields, the event as JSON text; to a file when one is named."""
+    file = tmp_path / "log.csv"
+    answer = ask("export", "--format", "csv", "-o", file)
+    assert (answer.code, answer.out) == (0, "")
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    records = [json.loads(line) for line in ask("export").out.splitlines()]
+    assert [{**row, "event": json.loads(row["event"])} for row in rows] == [
+        {key: value if key == "event" else str(value) for key, value in record.items()} for record in records
+    ]
+
+
+def test_export_goes_on_behind_a_position(ask: Ask) -> None:
+    """What is exported twice a day need not be exported whole; of one VM as of all."""
+    for whose in ([], ["--vm", "web-1"]):
+        positions = [json.loads(line)["position"] for line in ask("export", "--after", "20", *whose).out.splitlines()]
+        assert positions == [21, 22, 23, 24, 25]
+    assert ask("export", "--after", "25").out == ""
+
+
+def test_export_leaves_no_file_when_there_is_no_log(ask: Ask, tmp_path: Path) -> None:
+    """Nothing is created before the log could be read, and a place that cannot be written is a usage error."""
+    file = tmp_path / "log.jsonl"
+    assert ask("export", "--store", tmp_path / "none.db", "-o", file).code == 3
+    assert not file.exists()
+    answer = ask("export", "-o", tmp_path / "no" / "such" / "folder")
+    assert answer.code == 2
+    assert answer.err.startswith("esrm: ")
+
+
+def test_page_is_written_or_printed(ask: Ask, tmp_path: Path) -> None:
+    """A file by default named in the answer, or the page itself on stdout."""
+    file = tmp_path / "map.html"
+    answer = ask("page", "--output", file)
+    assert answer.code == 0
+    assert answer.out.startswith(f"{file}: ")
+    page = file.read_text(encoding="utf-8")
+    assert "nvme0" in page
+    assert ask("page", "-o", "-").out == page
+
+
+def test_import_prints_what_was_recorded(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name a line with its mark, then the count; the VM is called after the folder unless it is named."""
+    calls: list[tuple[str, str]] = []
+
+    async def import_machine(store: Any, *, vm: str, root: str) -> Any:
+        calls.append((vm, root))
+        return imported(vm)
+
+    monkeypatch.setattr("esrm.importers.linux.import_machine", import_machine)
+    root = tmp_path / "box"
+    root.mkdir()
+    store = tmp_path / "host.db"
+    answer = ask("--store", store, "import", "linux", "--root", root)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == ["+ a", "+ b", "- c", "! left out d", "box@7: 2 added, 1 removed, 0 changed"]
+    assert json.loads(ask("--store", store, "import", "linux", "--vm", "me", "--json").out)["added"] == ["a", "b"]
+    assert calls == [("box", str(root)), ("me", "/")]
+
+
+def imported(vm: str) -> Any:
+    """What the importer would say."""
+    from esrm.importers.linux import Imported
+
+    return Imported(vm=vm, revision=7, added=("a", "b"), removed=("c",), skipped=("d",))
+
+
+@pytest.mark.parametrize(("error", "code"), [(Conflict, 4), (Refused, 2)])
+def test_import_that_cannot_be(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], code: int
+) -> None:
+    """Somebody else wrote first: 4. The machine shows nothing to this user: 2."""
+
+    async def import_machine(store: Any, *, vm: str, root: str) -> Any:
+        raise error("no")
+
+    monkeypatch.setattr("esrm.importers.linux.import_machine", import_machine)
+    answer = ask("import", "linux", "--store", tmp_path / "host.db", "--root", tmp_path)
+    assert (answer.code, answer.out, answer.err) == (code, "", "esrm: no\n")
+
+
+def test_progress_is_for_terminals(story: Path) -> None:
+    """Into a pipe not a byte of it goes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "esrm", "--store", str(story), "verify"], capture_output=True, check=True
+    )
+    assert done.stderr == b""
+    assert b"\r" not in done.stdout
+
+
+def test_progress_overwrites_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal: one line, rewritten now and then, and gone at the end."""
+    from esrm.cli import progress
+
+    written: list[str] = []
+    now = iter(range(100))
+    stderr = SimpleNamespace(isatty=lambda: True, write=written.append, flush=lambda: None)
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stderr))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with progress.Progress("counting", 1234) as tick:
+        tick(1000)
+    assert written == ["\r\033[Kcounting: 1,000 of 1,234", "\r\033[K"]

@@ -1,0 +1,324 @@
+"""The judge: a machine's numbers as plain sets, searched one by one, with none of esrm's cleverness.
+
+``Model`` is one space: its pool is a set of integers, its holders a dictionary. ``World`` is a platform of them, placing
+whole requests by the rules as people read them: fixed wishes first, the rest in order, lowest (or highest) place that
+fits, all or nothing. Written from the rules, and sharing nothing with ``esrm.core`` but the constraints' fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from random import Random
+from typing import Any, NamedTuple
+
+import esrm
+from esrm import Space
+
+WIDTH = 96
+"""A world's spaces are this wide: small, so that everything can be tried."""
+
+
+class Asked(NamedTuple):
+    """A wish in numbers: ``size`` of them, aligned, inside ``low``..``high``, or at one place."""
+
+    size: int
+    align: int
+    low: int
+    high: int
+    last: bool
+    exact: int | None
+    shared: bool
+    windowed: bool
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it names its place, or a window that, were it empty, had at most one place."""
+        if self.exact is not None:
+            return True
+        if not self.windowed or self.high - self.low > 4 * WIDTH:
+            return False
+        return sum(1 for base in range(self.low, self.high + 1) if self.fits(base)) <= 1
+
+    def fits(self, base: int) -> bool:
+        return base % self.align == 0 and self.low <= base and base + self.size - 1 <= self.high
+
+
+class Refusal(NamedTuple):
+    """What a refusal should say."""
+
+    index: int
+    code: str
+    window: tuple[int, int]
+    holes: list[int]
+    aligned: int
+    blockers: list[tuple[str, int, int]]
+    releases: int | None
+
+
+class Model:
+    """One space."""
+
+    def __init__(
+        self,
+        space: Space,
+        pools: Iterable[tuple[int, int]],
+        reserved: Iterable[tuple[int, int, str]] = (),
+        line: int | None = None,
+    ) -> None:
+        self.space, self.line = space, line
+        self.pool = {n for first, last in pools for n in range(first, last + 1)} - {line}
+        self.walls = sorted(reserved)
+        self.reserved = {n for first, last, _ in self.walls for n in range(first, last + 1)}
+        self.holders: dict[int, list[str]] = {}
+        self.ranges: list[tuple[int, int, str]] = []
+        self.shared: set[int] = set()
+
+    @property
+    def free(self) -> set[int]:
+        return self.pool - self.reserved - self.holders.keys()
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return (min(self.pool), max(self.pool)) if self.pool else (0, self.space.last)
+
+    def can_have(self, number: int, *, shared: bool) -> bool:
+        """Whether a number is to be had by name: of the pool, any Ethernet address, or the shared line by a sharer."""
+        if number in self.reserved or number in self.holders:
+            return False
+        return number in self.pool or self.space is Space.MAC or (shared and number == self.line)
+
+    def search(self, asked: Asked) -> int | None:
+        if asked.shared:
+            line = self.line if asked.exact is None else asked.exact
+            if line is None and self.shared:
+                line = min(self.shared)
+            if line is None:
+                return min(self.free, default=None)
+            return line if line in self.shared or self.can_have(line, shared=True) else None
+        if asked.exact is not None:
+            wanted = range(asked.exact, asked.exact + asked.size)
+            return asked.exact if all(self.can_have(n, shared=False) for n in wanted) else None
+        free = self.free
+        for base in sorted(free, reverse=asked.last):
+            if asked.fits(base) and all(base + step in free for step in range(asked.size)):
+                return base
+        return None
+
+    def take(self, base: int, asked: Asked, owner: str) -> None:
+        for number in range(base, base + asked.size):
+            assert number not in self.holders or (asked.shared and number in self.shared)
+            self.holders.setdefault(number, []).append(owner)
+        self.ranges.append((base, base + asked.size - 1, owner))
+        if asked.shared:
+            self.shared.add(base)
+
+    def give(self, owner: str) -> None:
+        self.ranges = [entry for entry in self.ranges if entry[2] != owner]
+        for number in [n for n, owners in self.holders.items() if owner in owners]:
+            self.holders[number] = [other for other in self.holders[number] if other != owner]
+            if not self.holders[number]:
+                del self.holders[number]
+                self.shared.discard(number)
+
+    def without(self, owners: Iterable[str]) -> Model:
+        """The same space, had these been released."""
+        twin = Model.__new__(Model)
+        twin.__dict__ = {**self.__dict__, "ranges": list(self.ranges), "shared": set(self.shared)}
+        twin.holders = {number: list(names) for number, names in self.holders.items()}
+        for owner in owners:
+            twin.give(owner)
+        return twin
+
+    def refusal(self, index: int, asked: Asked, device: str) -> Refusal:
+        """Why there is no place, all of it counted one by one."""
+        window = (asked.low, asked.high)
+        if asked.exact is not None:
+            window = (asked.exact, asked.exact + asked.size - 1)
+        elif asked.shared and self.line is not None:
+            window = (self.line, self.line)
+        free = {n for n in self.free if window[0] <= n <= window[1]}
+        if window[0] == window[1] and self.can_have(window[0], shared=asked.shared):
+            free.add(window[0])
+        holes = [list(hole) for hole in runs(free)]
+        aligned = max((hole[-1] - up(hole[0], asked.align) + 1 for hole in holes), default=0)
+        touching = [*self.ranges, *self.walls]
+        blockers = sorted((f, last, who) for f, last, who in touching if f <= window[1] and last >= window[0])
+        return Refusal(
+            index,
+            self.code(asked, window),
+            window,
+            [len(hole) for hole in holes],
+            max(0, aligned),
+            [(who, first, last) for first, last, who in blockers],
+            self.fewest(asked, device),
+        )
+
+    def code(self, asked: Asked, window: tuple[int, int]) -> str:
+        if asked.exact is None:
+            return "NoSpace"
+        wanted = range(window[0], window[1] + 1)
+        if any(number in self.reserved for number in wanted):
+            return "AddressConflict"
+        if window[0] == self.line and not asked.shared:
+            return "OutOfRange"
+        known = all(n in self.pool or self.space is Space.MAC or (asked.shared and n == self.line) for n in wanted)
+        return "AddressConflict" if known else "OutOfRange"
+
+    def fewest(self, asked: Asked, device: str) -> int | None:
+        """How few devices would have to be released to make it fit; None when no release helps. All sets are tried."""
+        owners = sorted({who for _, _, who in self.ranges} - {device})
+        for count in range(1, len(owners) + 1):
+            for some in combinations(owners, count):
+                if self.without(some).search(asked) is not None:
+                    return count
+        return None
+
+
+class World:
+    """A platform of models, and who holds what in it."""
+
+    def __init__(self, platform: esrm.Platform) -> None:
+        self.platform = platform
+        self.models: dict[Space, Model] = {}
+        for space in Space:
+            if platform.joined.get(space, space) is not space:
+                continue
+            walls = [
+                (r.first, r.last, r.owner)
+                for r in platform.reserved
+                if platform.joined.get(r.space, r.space) is space
+            ]
+            line = platform.shared_irq if space is Space.LEGACY_IRQ else None
+            self.models[space] = Model(space, platform.pools.get(space, ()), walls, line)
+
+    def model(self, space: Space) -> Model:
+        return self.models[self.platform.joined.get(space, space)]
+
+    def place(self, device: str, constraints: Sequence[Any]) -> list[int] | Refusal:
+        """The bases, in request order, entered; or the first refusal, and nothing is changed."""
+        wishes = [self.asked(constraint) for constraint in constraints]
+        bases = [0] * len(wishes)
+        before = {space: model.without(()) for space, model in self.models.items()}
+        order = [i for i, a in enumerate(wishes) if a.fixed] + [i for i, a in enumerate(wishes) if not a.fixed]
+        for index in order:
+            model = self.model(constraints[index].space)
+            base = model.search(wishes[index])
+            if base is None:
+                said = model.refusal(index, wishes[index], device)
+                self.models = before
+                return said
+            model.take(base, wishes[index], device)
+            bases[index] = base
+        return bases
+
+    def give(self, device: str) -> None:
+        for model in self.models.values():
+            model.give(device)
+
+    def asked(self, constraint: Any) -> Asked:
+        """A constraint in numbers."""
+        c, model = constraint, self.model(constraint.space)
+        window = getattr(c, "range", None)
+        low, high = window or model.window
+        policy = getattr(c, "policy", None) or self.platform.policy
+        size = getattr(c, "size", 1)
+        exact: int | None = None
+        align = 1
+        match c:
+            case esrm.LegacyIrqConstraint():
+                exact = c.irq
+            case esrm.KvmMemSlotConstraint():
+                exact = c.slot
+            case esrm.MacAddressConstraint():
+                exact = None if c.address is None else int(c.address.replace(":", ""), 16)
+            case esrm.PciMsiIrqConstraint():
+                exact, align = c.base, c.size
+            case esrm.PciMsixIrqConstraint() | esrm.GenericIrqConstraint():
+                exact = c.base
+            case _:
+                exact, align = (low if policy == "exact" else None), c.align
+        return Asked(
+            size, align, low, high, policy == "last", exact, getattr(c, "shared", False), window is not None
+        )
+
+
+def runs(numbers: Iterable[int]) -> list[list[int]]:
+    """Sorted, cut where numbers are missing."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+def up(number: int, align: int) -> int:
+    return -(-number // align) * align
+
+
+# -- worlds and wishes, by dice --------------------------------------------------------------------------------------
+
+
+def origin(dice: Random, space: Space) -> int:
+    """Where a small world begins: at the bottom, somewhere, or so that it ends where the space does."""
+    return dice.choice([0, 0, 64, 4096, space.last - WIDTH + 1, space.last - WIDTH + 1])
+
+
+def small_platform(dice: Random, space: Space, joined: bool = False) -> esrm.Platform:
+    """A few pools of one space (touching or not), some reserved ranges (overlapping or not), perhaps a shared line."""
+    start = origin(dice, Space.LEGACY_IRQ if joined else space)
+    cuts = sorted(dice.sample(range(WIDTH + 1), 2 * dice.randint(1, 3)))
+    pools = [(start + a, start + b - 1) for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
+    if dice.random() < 0.4:
+        pools = [(start, start + dice.randint(0, WIDTH // 2)), (start + WIDTH // 2 + 1, start + WIDTH - 1)]
+    reserved = []
+    for number in range(dice.choice([0, 0, 1, 2, 3])):
+        first = start + dice.randrange(WIDTH)
+        reserved.append((space, first, min(first + dice.randrange(8), start + WIDTH - 1), f"wall{number}"))
+    wired = joined or space is Space.LEGACY_IRQ
+    line = dice.choice([None, None, start + dice.randrange(WIDTH)]) if wired else None
+    policy = dice.choice(["first", "first", "last"])
+    if joined:
+        joins = {Space.MSI_IRQ: Space.LEGACY_IRQ}
+        return esrm.Platform("small", {Space.LEGACY_IRQ: pools}, reserved, line, policy, joins)
+    return esrm.Platform("small", {space: pools}, reserved, line, policy)
+
+
+def wish(dice: Random, space: Space, platform: esrm.Platform) -> Any:
+    """One constraint that a small world may or may not meet."""
+    pools = platform.pools[platform.joined.get(space, space)]
+    near = max(0, min(pools[0][0], space.last) - 2)
+
+    def number() -> int:
+        return min(near + dice.randrange(WIDTH + 4), space.last)
+
+    match space:
+        case Space.PIO | Space.MMIO | Space.MEM:
+            return _range(dice, space, number)
+        case Space.LEGACY_IRQ:
+            return esrm.LegacyIrqConstraint(dice.choice([None, None, number()]), dice.random() < 0.3)
+        case Space.MSI_IRQ:
+            if dice.random() < 0.3:
+                return esrm.PciMsiIrqConstraint(2 ** dice.randrange(5))
+            base = dice.choice([None, None, None, number()])
+            return dice.choice([esrm.PciMsixIrqConstraint, esrm.GenericIrqConstraint])(dice.randint(1, 12), base)
+        case Space.KVM_MEM_SLOT:
+            return esrm.KvmMemSlotConstraint(dice.randint(1, 8), dice.choice([None, None, number()]))
+        case Space.MAC:
+            address = dice.choice([None, None, number(), dice.randrange(2**48)])
+            return esrm.MacAddressConstraint(None if address is None else address.to_bytes(6, "big").hex(":"))
+
+
+def _range(dice: Random, space: Space, number: Any) -> Any:
+    kind = {Space.PIO: esrm.PioConstraint, Space.MMIO: esrm.MmioConstraint, Space.MEM: esrm.MemConstraint}[space]
+    size, align = dice.choice([1, 1, 2, 3, 4, 7, 8, 16, 24]), dice.choice([1, 1, 1, 2, 4, 8, 16, 32])
+    what = dice.random()
+    if what < 0.5:
+        return kind(size, align=align, policy=dice.choice([None, None, "first", "last"]))
+    low, high = sorted((number(), number()))
+    if what < 0.8:
+        return kind(size, (low, high), align, dice.choice([None, "first", "last"]))
+    low &= -align
+    return kind(min(size, space.last - low + 1), (low, space.last), align, "exact")

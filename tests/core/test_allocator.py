@@ -1,0 +1,344 @@
+"""The allocator against a plain set of integers: after every operation they agree on every number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from model import Model, Refusal, World, runs, small_platform, wish
+from strategies import bounded, dice
+
+import esrm
+from esrm import (
+    AddressConflict,
+    LegacyIrqConstraint,
+    MemConstraint,
+    MmioConstraint,
+    NoSpace,
+    NotAllocated,
+    OutOfRange,
+    PioConstraint,
+    Space,
+    VmState,
+    decide,
+)
+from esrm.core.allocator import Ledger
+from esrm.core.resources import span
+
+SUBJECTS = [*Space, "joined"]
+"""Every space alone, and lines and messages out of one pool."""
+
+
+class Story:
+    """A VM and its model: each request is put to both, and both must answer alike."""
+
+    def __init__(self, platform: esrm.Platform) -> None:
+        self.state = esrm.replay([esrm.VmCreated(platform)])
+        self.world = World(platform)
+        self.holding: list[str] = []
+        self.born = 0
+
+    def step(self, decision: Any, *args: Any) -> None:
+        for event in decision(self.state, *args):
+            esrm.evolve(self.state, event)
+
+    def allocate(self, constraints: Sequence[Any]) -> None:
+        device = f"d{self.born}"
+        self.born += 1
+        self.step(decide.create, device)
+        self.step(decide.declare, device, constraints)
+        expected = self.world.place(device, constraints)
+        try:
+            self.step(decide.allocate, device)
+        except esrm.Refused as error:
+            assert isinstance(expected, Refusal), f"refused, but {expected} was free: {error}"
+            assert (type(error).__name__, error.refusal.index) == (expected.code, expected.index), str(error)
+            self.step(decide.remove, device)
+        else:
+            assert bases(constraints, self.state.devices[device].allocated) == expected
+            self.holding.append(device)
+
+    def release(self, device: str) -> None:
+        self.holding.remove(device)
+        self.world.give(device)
+        self.step(decide.release, device)
+        self.step(decide.remove, device)
+
+    def check(self) -> None:
+        """Nothing overlaps, what is free is free in both, and free + held + reserved = the pool."""
+        for space, model in self.world.models.items():
+            if space not in self.state.platform.pools:
+                continue
+            book = self.state.allocator.ledger(space)
+            assert [(first, last) for first, last, _ in book.free] == [(run[0], run[-1]) for run in runs(model.free)]
+            held = [(first, last, list(owners)) for first, last, owners in book.held]
+            assert {n: who for first, last, who in held for n in range(first, last + 1)} == {
+                number: sorted(owners) for number, owners in model.holders.items()
+            }
+            usage = book.usage()
+            assert usage.total == len(model.pool) == usage.free + usage.held + usage.reserved
+            assert usage.free == len(model.free)
+            assert usage.reserved == len(model.pool & model.reserved)
+            assert usage.held == len(model.pool & model.holders.keys())
+            assert (usage.holes, usage.hole_max) == (len(book.free), max(map(len, runs(model.free)), default=0))
+
+
+def bases(constraints: Sequence[Any], allocated: Sequence[Any]) -> list[int]:
+    """Where each constraint was met; a group of slots must be one after the other."""
+    found: list[int] = []
+    rest = [span(resource)[1:] for resource in allocated]
+    for constraint in constraints:
+        mine, rest = rest[: constraint.count], rest[constraint.count :]
+        first, last = mine[0][0], mine[-1][1]
+        assert [n for low, high in mine for n in range(low, high + 1)] == list(range(first, last + 1))
+        assert last - first + 1 == getattr(constraint, "size", 1)
+        found.append(first)
+    assert rest == []
+    return found
+
+
+def tell(dice: Random, subject: Any, steps: int, *, check_each: bool = True) -> int:
+    """A random story in a random small world; how many operations it had."""
+    joined = subject == "joined"
+    spaces = [Space.LEGACY_IRQ, Space.MSI_IRQ] if joined else [subject]
+    story = Story(small_platform(dice, spaces[0], joined))
+    for _ in range(steps):
+        if story.holding and dice.random() < 0.45:
+            story.release(dice.choice(story.holding))
+        else:
+            count = dice.choice([1, 1, 1, 2, 3])
+            story.allocate([wish(dice, dice.choice(spaces), story.state.platform) for _ in range(count)])
+        if check_each:
+            story.check()
+    story.check()
+    return steps
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=str)
+def test_the_allocator_agrees_with_a_set_of_integers(subject: Any) -> None:
+    """In small worlds with several pools, walls, windows, alignment, exact places and sharing, at both ends of a space."""
+
+    @given(dice())
+    @bounded(25)
+    def check(dice: Random) -> None:
+        tell(dice, subject, dice.randint(1, 12))
+
+    check()
+
+
+SEED = 20261122
+OPERATIONS = 100_000
+
+
+def test_a_hundred_thousand_operations() -> None:
+    """A long run from a seed, over all spaces: not one answer differs."""
+    for seed in range(SEED, SEED + OPERATIONS // 250):
+        subject = SUBJECTS[seed % len(SUBJECTS)]
+        try:
+            tell(random.Random(seed), subject, 250)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {subject}: {error}") from error
+
+
+# -- edges -----------------------------------------------------------------------------------------------------------
+
+TOPS = [(Space.PIO, PioConstraint), (Space.MMIO, MmioConstraint), (Space.MEM, MemConstraint)]
+
+
+def vm(pools: dict[Space, list[tuple[int, int]]], **rest: Any) -> VmState:
+    return esrm.replay([esrm.VmCreated(esrm.Platform("edge", pools, **rest))])
+
+
+def give(state: VmState, device: str, *constraints: Any) -> list[tuple[int, int]]:
+    """Where a new device's constraints were met."""
+    for decision in (decide.create, lambda s, d: decide.declare(s, d, constraints), decide.allocate):
+        for event in decision(state, device):
+            esrm.evolve(state, event)
+    return [span(resource)[1:] for resource in state.devices[device].allocated]
+
+
+def take_back(state: VmState, device: str) -> None:
+    for decision in (decide.release, decide.remove):
+        for event in decision(state, device):
+            esrm.evolve(state, event)
+
+
+@pytest.mark.parametrize(("space", "kind"), TOPS)
+def test_the_last_address_of_a_space(space: Space, kind: Any) -> None:
+    """A space that ends at 2**16-1 or 2**64-1 can be filled to its last address, emptied, and filled again."""
+    top = space.last
+    state = vm({space: [(0, top)]})
+    for _ in range(2):
+        assert give(state, "most", kind(top, align=1)) == [(0, top - 1)]
+        assert give(state, "rest", kind(1, align=1)) == [(top, top)]
+        with pytest.raises(NoSpace, match="nothing is free there; releasing most .* would do"):
+            give(state, "more", kind(1, align=1))
+        state.devices.pop("more")
+        assert state.allocator.usage()[space].free == 0
+        take_back(state, "most")
+        take_back(state, "rest")
+        usage = state.allocator.usage()[space]
+        assert (usage.free, usage.holes, usage.hole_max) == (top + 1, 1, top + 1)
+
+
+@pytest.mark.parametrize(("space", "kind"), TOPS)
+def test_from_the_top_down(space: Space, kind: Any) -> None:
+    """``last`` ends at the last address, and its alignment is of the base."""
+    top = space.last
+    state = vm({space: [(0, top)]})
+    assert give(state, "a", kind(0x10, align=0x10, policy="last")) == [(top - 0xF, top)]
+    assert give(state, "b", kind(1, align=0x10, policy="last")) == [(top - 0x1F, top - 0x1F)]
+    assert give(state, "c", kind(1, align=1, policy="last")) == [(top - 0x10, top - 0x10)]
+    half = top // 2 + 1
+    assert give(state, "d", kind(1, align=half)) == [(0, 0)]
+    assert give(state, "e", kind(1, align=half)) == [(half, half)]
+
+
+@pytest.mark.parametrize(("space", "kind"), TOPS)
+def test_exact_places_at_the_ends(space: Space, kind: Any) -> None:
+    """The first and the last address by name; joined again with their neighbours they are one hole."""
+    top = space.last
+    state = vm({space: [(0, top)]})
+    assert give(state, "low", kind(1, (0, 0), 1, "exact")) == [(0, 0)]
+    assert give(state, "high", kind(1, (top, top), 1, "exact")) == [(top, top)]
+    with pytest.raises(AddressConflict, match=rf"is held by high \({top:#x}\)"):
+        give(state, "more", kind(2, (top - 1, top), 1, "exact"))
+    state.devices.pop("more")
+    assert state.allocator.usage()[space].hole_max == top - 1
+    take_back(state, "low")
+    take_back(state, "high")
+    assert state.allocator.usage()[space].hole_max == top + 1
+
+
+def test_one_address_neighbours_join() -> None:
+    """Freed in any order, single addresses become one hole again (a peer loses them)."""
+    for order in (range(8), reversed(range(8)), [1, 3, 5, 7, 0, 2, 4, 6], [0, 7, 1, 6, 2, 5, 3, 4]):
+        state = vm({Space.PIO: [(1, 8)]})
+        for number in range(8):
+            give(state, f"d{number}", PioConstraint(1))
+        for number in order:
+            take_back(state, f"d{number}")
+        usage = state.allocator.usage()[Space.PIO]
+        assert (usage.free, usage.holes) == (8, 1)
+
+
+def test_pools_that_touch_join_and_come_apart() -> None:
+    """A range may lie over the seam of two pools; released, both are whole again."""
+    state = vm({Space.PIO: [(0, 9), (10, 19), (30, 39)]})
+    assert give(state, "a", PioConstraint(20)) == [(0, 19)]
+    with pytest.raises(NoSpace):
+        give(state, "b", PioConstraint(11))
+    take_back(state, "a")
+    assert state.allocator.usage()[Space.PIO].hole_max == 20
+
+
+def test_the_full_width_with_walls_at_both_ends() -> None:
+    """Reserved first and last addresses of 64 bits are stepped over, and what is between is one hole."""
+    top = 2**64 - 1
+    state = vm({Space.MMIO: [(0, top)]}, reserved=[(Space.MMIO, 0, 0, "null"), (Space.MMIO, top, top, "top")])
+    usage = state.allocator.usage()[Space.MMIO]
+    assert (usage.total, usage.free, usage.reserved) == (2**64, top - 1, 2)
+    assert give(state, "a", MmioConstraint(top - 1, align=1)) == [(1, top - 1)]
+    take_back(state, "a")
+    assert give(state, "b", MmioConstraint(1, align=2**63)) == [(2**63, 2**63)]
+
+
+# -- the ledger itself -----------------------------------------------------------------------------------------------
+
+
+def test_only_the_holder_gives_back_and_only_what_it_holds() -> None:
+    """Somebody else's range, half a range, and one that is free are NotAllocated, and nothing changes."""
+    book = Ledger(Space.PIO, [(0, 99)])
+    book.take(10, 19, "a")
+    before = (list(book.free), list(book.held))
+    for first, last, owner in ((10, 19, "b"), (10, 15, "a"), (15, 19, "a"), (10, 20, "a"), (30, 30, "a"), (200, 201, "a")):
+        with pytest.raises(NotAllocated, match=f"{owner} does not hold pio"):
+            book.give(first, last, owner)
+        assert (list(book.free), list(book.held)) == before
+    book.give(10, 19, "a")
+    with pytest.raises(NotAllocated, match="held there: nobody"):
+        book.give(10, 19, "a")
+    assert list(book.free) == [(0, 99, None)]
+
+
+def test_nothing_is_taken_twice() -> None:
+    """A range that runs into another, out of the pool, or into a wall changes nothing, and the message names whom."""
+    book = Ledger(Space.MMIO, [(0, 99)], [esrm.Reserved(Space.MMIO, 50, 59, "IOAPIC")])
+    book.take(10, 19, "a")
+    book.take(20, 29, "b")
+    before = (list(book.free), list(book.held))
+    for first, last, error, said in (
+        (15, 24, AddressConflict, r"mmio 0xf-0x18 is held by a \(0xa-0x13\), b \(0x14-0x1d\)$"),
+        (45, 50, AddressConflict, r"is held by IOAPIC \(0x32-0x3b, reserved\)$"),
+        (25, 55, AddressConflict, r"is held by b \(0x14-0x1d\), IOAPIC \(0x32-0x3b, reserved\)$"),
+        (90, 100, OutOfRange, r"mmio 0x5a-0x64 is in no pool; there is 0x0-0x63$"),
+        (200, 200, OutOfRange, r"mmio 0xc8 is in no pool"),
+    ):
+        with pytest.raises(error, match=said):
+            book.take(first, last, "c")
+        assert (list(book.free), list(book.held)) == before
+
+
+def test_sharers_are_counted() -> None:
+    """The last to leave frees the line, whoever it is; each holds it as often as it took it."""
+    book = Ledger(Space.LEGACY_IRQ, [(5, 9)])
+    for owner in ("b", "a", "a"):
+        book.take(7, 7, owner, shared=True)
+    assert [str(holding) for holding in book.holdings(0, 99)] == ["a (7)", "a (7)", "b (7)"]
+    for owner in ("a", "b", "a"):
+        assert book.free.at(7) is None
+        book.give(7, 7, owner)
+    assert book.free.at(7) == (5, 9, None)
+    assert book.shared == set()
+
+
+def test_the_shared_line_is_for_sharers() -> None:
+    """It is not of the pool: automatic requests never get it, and by name only a sharer does."""
+    state = vm({Space.LEGACY_IRQ: [(5, 7)]}, shared_irq=6)
+    assert give(state, "a", LegacyIrqConstraint(), LegacyIrqConstraint()) == [(5, 5), (7, 7)]
+    assert give(state, "s1", LegacyIrqConstraint(shared=True)) == [(6, 6)]
+    assert give(state, "s2", LegacyIrqConstraint(6, shared=True)) == [(6, 6)]
+    with pytest.raises(OutOfRange, match="legacy_irq 6 is the shared line; ask for it with shared=True"):
+        give(state, "x", LegacyIrqConstraint(6))
+    assert state.allocator.usage()[Space.LEGACY_IRQ].total == 2
+
+
+def test_spaces_do_not_collide_unless_they_are_joined() -> None:
+    """Equal numbers of two spaces are two things; of joined spaces, one."""
+    apart = vm({Space.LEGACY_IRQ: [(5, 9)], Space.MSI_IRQ: [(5, 9)]})
+    both = [LegacyIrqConstraint(), esrm.GenericIrqConstraint(1)]
+    assert give(apart, "a", *both) == [(5, 5), (5, 5)]
+    joined = vm({Space.LEGACY_IRQ: [(5, 9)]}, joined={Space.MSI_IRQ: Space.LEGACY_IRQ})
+    assert give(joined, "a", *both) == [(5, 5), (6, 6)]
+    with pytest.raises(AddressConflict, match=r"is held by a \(5\)"):
+        give(joined, "b", esrm.GenericIrqConstraint(1, base=5))
+
+
+def test_first_fit_does_not_walk() -> None:
+    """Behind 100,000 live ranges, and behind 100,000 holes that are too small, a search looks at few of them."""
+    book = Ledger(Space.MMIO, [(0, 2**40)])
+    for number in range(100_000):
+        book.take(number * 0x2000, number * 0x2000 + 0xFFF, "x")
+    model_answer = 100_000 * 0x2000 - 0x1000
+    assert book.free.first_fit(0x1001, 0, 0, 2**40) == model_answer
+    assert book.free.first_fit(0x2000, 0xFFF, 0, 2**40) == model_answer
+    assert book.free.first_fit(0x1000, 0xFFF, 0, 2**40) == 0x1000
+    assert book.free.first_fit(0x1000, 0x1FFF, 0, 2**40) == model_answer + 0x1000
+
+
+def test_the_model_itself() -> None:
+    """The judge is judged, too: a few answers that anybody can check."""
+    model = Model(Space.PIO, [(0, 9)], [(3, 3, "wall")])
+    world = World(esrm.Platform("p", {Space.PIO: [(0, 9)]}))
+    model.take(5, world.asked(PioConstraint(2)), "a")
+    assert model.free == {0, 1, 2, 4, 7, 8, 9}
+    assert runs(model.free) == [[0, 1, 2], [4], [7, 8, 9]]
+    assert model.search(world.asked(PioConstraint(2, align=4))) == 0
+    assert model.search(world.asked(PioConstraint(2, align=4, policy="last"))) == 8
+    assert model.search(world.asked(PioConstraint(4))) is None
+    assert model.fewest(world.asked(PioConstraint(4)), "b") == 1
+    assert model.fewest(world.asked(PioConstraint(7)), "b") is None
