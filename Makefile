@@ -27,7 +27,7 @@ test: $(VENV)/.dev   ## the whole test-suite
 lint: $(VENV)/.dev   ## ruff, pyright strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 check: $(VENV)/.dev   ## generated files are what their generators write

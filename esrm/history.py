@@ -7,6 +7,7 @@ loop. Next: ``core/state.py``, whose ``evolve`` does the work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -111,15 +112,14 @@ class Past:
         """The revision that a moment means.
 
         ``7`` revision 7, ``@`` the head, ``@~3`` three before it, ``@{2026-11-22T07:00}`` the last one at or before
-        that time (UTC unless it has a zone), or a record's id.
+        that time (UTC unless it has a zone; a fraction of a second covers all that begins with its digits), or a
+        record's id.
         """
         head = self.head()
-        if isinstance(moment, datetime):
-            return self._at_time(moment, str(moment))
+        if (time := _time_of(moment)) is not None:
+            return self._at_time(time[1], str(moment))
         if isinstance(moment, str):
             moment = moment.strip()
-            if moment.startswith("@{") and moment.endswith("}"):
-                return self._at_time(_parse_time(moment[2:-1]), moment)
             if moment == "@":
                 return head
             if moment.startswith("@~"):
@@ -128,7 +128,7 @@ class Past:
                 return self._by_id(moment)
             else:
                 moment = _parse_number(moment, moment)
-        if not 0 <= moment <= head:
+        if not isinstance(moment, int) or not 0 <= moment <= head:
             raise UnknownMoment(f"{self.vm} has revisions 0-{head}; there is no {moment}")
         return moment
 
@@ -173,11 +173,12 @@ class Past:
 
         The predicate is asked once a revision, in order, so that it need not stay true to be found.
         """
+        self.head()
         state = VmState()
-        for record in self.log():
-            evolve(state, record.event)
+        for payload in self._reader.payloads(self.vm):
+            step(state, self.vm, payload)
             if predicate(state):
-                return record
+                return self._reader.read(self.vm, state.revision - 1, 1)[0]
         return None
 
     def log(
@@ -190,8 +191,11 @@ class Past:
         since: Moment = 0,
         until: Moment = "@",
     ) -> Iterator[Record[e.Event]]:
-        """The records that match all that is given, from revision ``since`` to ``until``, both inclusive; streamed."""
-        first, last = self.revision(since), self.revision(until)
+        """The records that match all that is given, from ``since`` to ``until``, both inclusive; streamed.
+
+        A time as ``since`` means the first record at or after it; there may be none.
+        """
+        first, last = self._since(since), self.revision(until)
         while first <= last:
             page = self._reader.read(self.vm, first - 1, min(1000, last - first + 1))
             if not page:
@@ -218,6 +222,10 @@ class Past:
         if found < 0:
             raise UnknownMoment(f"{self.vm} had not begun at position {position}")
         return found
+
+    def _since(self, moment: Moment) -> int:
+        time = _time_of(moment)
+        return self.revision(moment) if time is None else self._reader.revision_at_time(self.vm, time[0] - 1) + 1
 
     def _at_time(self, time: datetime | int, shown: str) -> int:
         self.head()
@@ -321,13 +329,27 @@ def _parse_number(text: str, shown: str) -> int:
     return int(text)
 
 
-def _parse_time(text: str) -> datetime:
+_FRACTION = re.compile(r"[.,](\d{1,9})(?!\d)", re.ASCII)
+
+
+def _time_of(moment: Moment) -> tuple[int, int] | None:
+    """The first and last nanosecond that a moment covers, if it is a time; None if it is anything else."""
+    if isinstance(moment, datetime):
+        return _nanoseconds(moment), _nanoseconds(moment)
+    text = moment.strip() if isinstance(moment, str) else ""
+    if not (text.startswith("@{") and text.endswith("}")):
+        return None
+    text = text[2:-1]
+    fraction = _FRACTION.search(text)  # apart, since datetime stops at microseconds
+    digits = fraction[1] if fraction else ""
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        seconds = _nanoseconds(datetime.fromisoformat(_FRACTION.sub("", text, count=1)))
+    except (ValueError, OverflowError):
         raise UnknownMoment(
             f"{text!r:.80} is no time: write it as 2026-11-22T07:00, with +01:00 or Z for a zone"
         ) from None
+    first = seconds + int(digits.ljust(9, "0"))
+    return first, first + (10 ** (9 - len(digits)) - 1 if digits else 0)
 
 
 def _nanoseconds(time: datetime) -> int:

@@ -80,7 +80,11 @@ class Projection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        try:
+            await self._stack.aclose()
+        finally:
+            self._ended = True
+            self._wake()
         if error is None:
             self._check()
 
@@ -92,8 +96,6 @@ class Projection:
                 self._wake()
         except EsrmError as error:
             self._failure = error
-        finally:
-            self._ended = True
             self._wake()
 
     def _apply(self, record: Record[Event]) -> None:

@@ -214,7 +214,7 @@ class Demo:
         line()
         line(paint(f"# {why}", fg="bright_black"))
         line(paint(f"$ esrm {' '.join(arguments)}", fg="cyan"))
-        if cli.run(["--store", f"sqlite:{self.path}", *arguments]) == cli.INTERRUPTED:
+        if cli.run(["--store", f"sqlite:{self.path}", "--vm", VM, *arguments]) == cli.INTERRUPTED:
             raise click.Abort
 
 

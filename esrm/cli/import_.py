@@ -39,7 +39,7 @@ def linux(asked: Asked, root: str) -> None:
 
     Reads /proc/iomem, /proc/ioports, /proc/interrupts and the PCI resources in /sys. Run it again after a change, and
     only the difference is recorded. The VM is by default called after the machine, or after the folder. Only root sees
-    addresses there; other users see zeros, which are not imported.
+    addresses there; other users see zeros, and are told so.
 
     \b
     sudo esrm import linux --store sqlite:thishost.db

@@ -24,7 +24,8 @@ const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const order = (p, q) => (p < q ? -1 : p > q ? 1 : 0);
 const stamp = time => time.replace("T", " ");
 const endings = (count, word) => (count == 1 ? "" : word.endsWith("s") ? "es" : "s");
-const plural = (count, word) => `${count.toLocaleString("en")} ${word}${endings(count, word)}`;
+const number = count => count.toLocaleString("en", count < 1e6 ? {} : { notation: "compact", compactDisplay: "long" });
+const plural = (count, word) => `${number(count)} ${word}${endings(count, word)}`;
 function cut(text, length) {
   const letters = [...text];
   return letters.length > length ? letters.slice(0, Math.max(1, length - 1)).join("") + "…" : text;
@@ -37,8 +38,9 @@ const before = revision => moments.filter(m => m.revision < revision).length - 1
 const place = revision => indexes.get(revision) ?? clamp(before(revision), 0, last);
 const holdings = data.holdings.map((raw, i) => ({ ...raw, i, lo: BigInt(raw.first), hi: BigInt(raw.last),
   start: place(raw.from), end: raw.to == null ? moments.length : place(raw.to) }));
-const days = new Set(moments.map(m => m.time.slice(0, 10)));
-const clock = m => (days.size == 1 ? m.time.slice(11, 19) : stamp(m.time.slice(5, 16)));
+const alike = length => moments.every(m => m.time.slice(0, length) == moments[0].time.slice(0, length));
+const face = !alike(10) ? [5, 16] : alike(16) ? [11, 23] : [11, 19];  // a short time shows no more than tells moments apart
+const clock = m => stamp(m.time.slice(...face));
 const KINDS = { pio: ["port I/O", "port"], mmio: ["memory-mapped I/O"], mem: ["guest memory"],
   mac: ["MAC addresses", "address"], legacy_irq: ["legacy interrupts", "line"],
   msi_irq: ["message-signalled interrupts", "vector"], kvm_mem_slot: ["KVM memory slots", "slot"] };
@@ -159,7 +161,6 @@ function clearing(h, cells, y) {  // the middle and height of the tallest stretc
 
 // ---- One section a space: what is held at the chosen revision, and beside it the whole log, on one axis.
 const BED = 96, LINE = 13, LETTER = 6.65;
-const gutter = 14 + 6.1 * holdings.reduce((most, h) => Math.max(most, hex(h.hi, h.space).length), 6);  // one for all
 function section(space, ranges) {
   nest(ranges);
   const { pools, reserved, marks, cells, y, height } = compress(space, ranges);
@@ -205,7 +206,7 @@ function section(space, ranges) {
       ...reserved.map(r => note(r, r.owner ?? "reserved"))].filter(Boolean);
   }
   function ticks(right) {
-    const used = [], wanted = [...pools.map(p => [y[p.b], p.hi]), ...pools.map(p => [y[p.a], p.lo]),
+    const used = [], wanted = [...pools.filter(p => p.lo < p.hi).map(p => [y[p.b], p.hi]), ...pools.map(p => [y[p.a], p.lo]),
       ...ranges.map(h => [y[h.a], h.lo])].map(([at, value]) => [clamp(at, 6, height - 6), value]);
     return wanted.filter(([at]) => used.every(other => Math.abs(other - at) >= 12) && used.push(at)).map(
       ([y, value]) => svg("text", { class: "faint", x: right, y, "text-anchor": "end" }, hex(value, space.name)));
@@ -238,7 +239,7 @@ function section(space, ranges) {
     return [ruler(wide, step), time];
   }
   function ruler(wide, step) {
-    const top = canvas(wide, 30, { class: "top", "aria-hidden": "true" }), gap = days.size == 1 ? 74 : 90;
+    const top = canvas(wide, 30, { class: "top", "aria-hidden": "true" }), gap = 6.1 * (face[1] - face[0]) + 22;
     const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5].find(n => n * step >= gap) ?? Infinity;
     for (let i = 0; i < moments.length; i += every) {
       const x = seat(i + .5), middle = clamp(x, 0, wide - 30), text = { x: middle, "text-anchor": "middle" };
@@ -322,8 +323,11 @@ function walk(view, list, part) {  // a chart is one tab stop; inside it, arrows
 const spaces = [...data.spaces];
 for (const h of holdings) if (!spaces.some(s => s.name == h.space)) spaces.push({ name: h.space });
 for (const { device } of [...moments, ...holdings]) if (device != null) look(device);
-const sections = spaces.map(s => [s, holdings.filter(h => h.space == s.name)])
-  .filter(([, ranges]) => ranges.length).map(([s, ranges]) => section(s, ranges));
+const busy = spaces.map(s => [s, holdings.filter(h => h.space == s.name)]).filter(([, ranges]) => ranges.length);
+// One width for the addresses of all sections, so that their cursors stand in one line.
+const gutter = 14 + 6.1 * busy.flatMap(([s, ranges]) => [...ranges.map(h => h.hi), ...(s.pools ?? []).map(p => BigInt(p[1]))]
+  .map(bound => hex(bound, s.name).length)).reduce((most, length) => Math.max(most, length), 6);
+const sections = busy.map(([s, ranges]) => section(s, ranges));
 const refused = moments.flatMap((m, i) => (m.refused ? [i] : []));
 let current = last, queued = false, playing = 0, saving = 0;
 let query = "", hits = new Set(holdings), listed = moments, marked = null, hot = null;

@@ -344,9 +344,8 @@ class RangeMap(Generic[V]):
 
     def _drop(self, leaf: _Node[V], i: int) -> None:
         firsts = leaf.firsts
-        first = firsts.pop(i)
-        leaf.lasts.pop(i)
-        leaf.values.pop(i)
+        first = firsts[i]
+        del firsts[i], leaf.lasts[i], leaf.values[i]
         self._count -= 1
         if not firsts and leaf.parent:
             self._unlink(leaf, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -19,11 +20,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tester's own shell says about esrm and colours, these tests have not heard of it."""
+    for name in [name for name in os.environ if name.startswith("ESRM_") or name == "NO_COLOR"]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def ask(story: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
     """Run a command line on the story (or on another store, when the environment or the line says so)."""
     monkeypatch.setenv("ESRM_STORE", str(story))
-    monkeypatch.delenv("ESRM_VM", raising=False)
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()

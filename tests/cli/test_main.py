@@ -217,9 +217,8 @@ def on_a_terminal(story: Path, *arguments: str, **environment: str) -> str:
     return text.decode().replace("\r\n", "\n")
 
 
-def test_colour_is_for_terminals(ask: Ask, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_is_for_terminals(ask: Ask, story: Path) -> None:
     """On a terminal there is colour, unless NO_COLOR is set; JSON never has any; the words are the same."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
     plain = ask("tree").out
     assert "\x1b" not in plain
     coloured = on_a_terminal(story, "tree")
@@ -265,6 +264,17 @@ def test_a_closed_pipe_ends_it_without_a_word(story: Path) -> None:
             stdout=nobody, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_an_output_that_is_full(story: Path) -> None:
+    """A disk without room is said in one line, not in a traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "esrm", "--store", str(story), "log"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "esrm: [Errno 28] No space left on device\n"
 
 
 def test_an_output_that_does_not_know_the_letters(tmp_path: Path) -> None:

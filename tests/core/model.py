@@ -44,11 +44,22 @@ class Asked(NamedTuple):
         return base % self.align == 0 and self.low <= base and base + self.size - 1 <= self.high
 
 
-class Refusal(NamedTuple):
-    """What a refusal should say."""
+class No(NamedTuple):
+    """A wish that has no place, and the model as it was when that was found."""
 
     index: int
-    code: str
+    asked: Asked
+    model: Model
+    device: str
+
+    @property
+    def code(self) -> str:
+        return self.model.code(self.asked)
+
+
+class Reasons(NamedTuple):
+    """What a refusal should say."""
+
     window: tuple[int, int]
     holes: list[int]
     aligned: int
@@ -130,13 +141,14 @@ class Model:
             twin.give(owner)
         return twin
 
-    def refusal(self, index: int, asked: Asked, device: str) -> Refusal:
-        """Why there is no place, all of it counted one by one."""
-        window = (asked.low, asked.high)
+    def searched(self, asked: Asked) -> tuple[int, int]:
         if asked.exact is not None:
-            window = (asked.exact, asked.exact + asked.size - 1)
-        elif asked.shared and self.line is not None:
-            window = (self.line, self.line)
+            return (asked.exact, asked.exact + asked.size - 1)
+        return (self.line, self.line) if asked.shared and self.line is not None else (asked.low, asked.high)
+
+    def reasons(self, asked: Asked, device: str) -> Reasons:
+        """Why there is no place, all of it counted one by one."""
+        window = self.searched(asked)
         free = {n for n in self.free if window[0] <= n <= window[1]}
         if window[0] == window[1] and self.can_have(window[0], shared=asked.shared):
             free.add(window[0])
@@ -144,9 +156,7 @@ class Model:
         aligned = max((hole[-1] - up(hole[0], asked.align) + 1 for hole in holes), default=0)
         touching = [*self.ranges, *self.walls]
         blockers = sorted((f, last, who) for f, last, who in touching if f <= window[1] and last >= window[0])
-        return Refusal(
-            index,
-            self.code(asked, window),
+        return Reasons(
             window,
             [len(hole) for hole in holes],
             max(0, aligned),
@@ -154,9 +164,10 @@ class Model:
             self.fewest(asked, device),
         )
 
-    def code(self, asked: Asked, window: tuple[int, int]) -> str:
+    def code(self, asked: Asked) -> str:
         if asked.exact is None:
             return "NoSpace"
+        window = self.searched(asked)
         wanted = range(window[0], window[1] + 1)
         if any(number in self.reserved for number in wanted):
             return "AddressConflict"
@@ -195,19 +206,19 @@ class World:
     def model(self, space: Space) -> Model:
         return self.models[self.platform.joined.get(space, space)]
 
-    def place(self, device: str, constraints: Sequence[Any]) -> list[int] | Refusal:
-        """The bases, in request order, entered; or the first refusal, and nothing is changed."""
+    def place(self, device: str, constraints: Sequence[Any]) -> list[int] | No:
+        """The bases, in request order, entered; or the first that has none, and nothing is changed."""
         wishes = [self.asked(constraint) for constraint in constraints]
         bases = [0] * len(wishes)
-        before = {space: model.without(()) for space, model in self.models.items()}
+        before = self.models
+        self.models = {**before, **{m.space: m.without(()) for m in (self.model(c.space) for c in constraints)}}
         order = [i for i, a in enumerate(wishes) if a.fixed] + [i for i, a in enumerate(wishes) if not a.fixed]
         for index in order:
             model = self.model(constraints[index].space)
             base = model.search(wishes[index])
             if base is None:
-                said = model.refusal(index, wishes[index], device)
                 self.models = before
-                return said
+                return No(index, wishes[index], model, device)
             model.take(base, wishes[index], device)
             bases[index] = base
         return bases

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from model import Model, Refusal, World, runs, small_platform, wish
+from model import Model, No, World, runs, small_platform, wish
 from strategies import bounded, dice
 
 import esrm
@@ -55,7 +55,7 @@ class Story:
         try:
             self.step(decide.allocate, device)
         except esrm.Refused as error:
-            assert isinstance(expected, Refusal), f"refused, but {expected} was free: {error}"
+            assert isinstance(expected, No), f"refused, but {expected} was free: {error}"
             assert (type(error).__name__, error.refusal.index) == (expected.code, expected.index), str(error)
             self.step(decide.remove, device)
         else:

@@ -1,10 +1,13 @@
-"""Both stores, by URL; the loops come from the conftest above."""
+"""Both stores, by URL, and the stories of the manager's tests."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "manager"))
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +197,9 @@ def _is_blank(connection: apsw.Connection, path: Path) -> bool:
 def _create(connection: apsw.Connection, path: Path) -> None:
     fetch(connection, "BEGIN IMMEDIATE")
     if _is_blank(connection, path):  # else another process was quicker
+        # Late: it takes a tenth of a whole reading command, and only the first opening of a log needs it.
+        from importlib.resources import files
+
         fetch(connection, TABLES + files("esrm.stores.sqlite").joinpath("views.sql").read_text("utf-8"))
     fetch(connection, "COMMIT")
 
