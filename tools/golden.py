@@ -45,14 +45,17 @@ U64_MAX = 2**64 - 1
 PLATFORM = esrm.Platform(
     "golden",
     pools={
-        Space.PIO: [(0x100, 0xFFFF)],
-        Space.MMIO: [(0xD000_0000, 0xD00F_FFFF), (0x40_0000_0000, U64_MAX)],
-        Space.MEM: [(0, 0xBFFF_FFFF), (0x1_0000_0000, U64_MAX)],
-        Space.LEGACY_IRQ: [(5, 1023)],
-        Space.KVM_MEM_SLOT: [(0, 508)],
-        Space.MAC: [(0x02_00_00_00_00_00, 0x02_00_00_00_00_FF)],
+        Space.PIO: ((0x100, 0xFFFF),),
+        Space.MMIO: ((0xD000_0000, 0xD00F_FFFF), (0x40_0000_0000, U64_MAX)),
+        Space.MEM: ((0, 0xBFFF_FFFF), (0x1_0000_0000, U64_MAX)),
+        Space.LEGACY_IRQ: ((5, 1023),),
+        Space.KVM_MEM_SLOT: ((0, 508),),
+        Space.MAC: ((0x02_00_00_00_00_00, 0x02_00_00_00_00_FF),),
     },
-    reserved=[(Space.MMIO, 0xD000_0000, 0xD000_0FFF, "boot timer"), (Space.PIO, 0xCF8, 0xCFF, "PCI config")],
+    reserved=(
+        esrm.Reserved(Space.MMIO, 0xD000_0000, 0xD000_0FFF, "boot timer"),
+        esrm.Reserved(Space.PIO, 0xCF8, 0xCFF, "PCI config"),
+    ),
     shared_irq=4,
     policy="first",
     joined={Space.MSI_IRQ: Space.LEGACY_IRQ},
@@ -137,21 +140,22 @@ async def _refused(vm: ResourceManager, device: str, *constraints: ResourceConst
 
 def state_document(state: esrm.VmState) -> dict[str, Any]:
     """A state as plain JSON: what is true after the last record. Its form is in ``schemas/golden/README.md``."""
-    return {
+    document = {
         "revision": state.revision,
-        "platform": msgspec.to_builtins(state.platform),
+        "platform": state.platform,
         "devices": [
             {
                 "name": device.name,
                 "kind": device.kind,
                 "parent": device.parent,
                 "phase": device.phase.value,
-                "constraints": msgspec.to_builtins(device.constraints),
-                "resources": msgspec.to_builtins(device.allocated),
+                "constraints": device.constraints,
+                "resources": device.allocated,
             }
             for device in state.devices.values()
         ],
     }
+    return msgspec.json.decode(msgspec.json.encode(document))
 
 
 async def tell() -> tuple[str, str]:

@@ -24,8 +24,8 @@ const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const order = (p, q) => (p < q ? -1 : p > q ? 1 : 0);
 const stamp = time => time.replace("T", " ");
 const endings = (count, word) => (count == 1 ? "" : word.endsWith("s") ? "es" : "s");
-const number = count => count.toLocaleString("en", count < 1e6 ? {} : { notation: "compact", compactDisplay: "long" });
-const plural = (count, word) => `${number(count)} ${word}${endings(count, word)}`;
+const spelled = count => count.toLocaleString("en", count < 1e6 ? {} : { notation: "compact", compactDisplay: "long" });
+const plural = (count, word) => `${spelled(count)} ${word}${endings(count, word)}`;
 function cut(text, length) {
   const letters = [...text];
   return letters.length > length ? letters.slice(0, Math.max(1, length - 1)).join("") + "…" : text;
@@ -39,7 +39,7 @@ const place = revision => indexes.get(revision) ?? clamp(before(revision), 0, la
 const holdings = data.holdings.map((raw, i) => ({ ...raw, i, lo: BigInt(raw.first), hi: BigInt(raw.last),
   start: place(raw.from), end: raw.to == null ? moments.length : place(raw.to) }));
 const alike = length => moments.every(m => m.time.slice(0, length) == moments[0].time.slice(0, length));
-const face = !alike(10) ? [5, 16] : alike(16) ? [11, 23] : [11, 19];  // a short time shows no more than tells moments apart
+const face = !alike(10) ? [5, 16] : alike(16) ? [11, 23] : [11, 19];  // of a time, what tells the moments apart
 const clock = m => stamp(m.time.slice(...face));
 const KINDS = { pio: ["port I/O", "port"], mmio: ["memory-mapped I/O"], mem: ["guest memory"],
   mac: ["MAC addresses", "address"], legacy_irq: ["legacy interrupts", "line"],
@@ -202,14 +202,16 @@ function section(space, ranges) {
   function notes() {  // who a stretch is reserved for, and how much is cut out of the axis
     const note = (r, text) => (y[r.b] - y[r.a] < 10 ? null : svg("text", { class: "faint over", x: BED / 2,
       y: (y[r.a] + y[r.b]) / 2, "text-anchor": "middle" }, cut(text, 15)));
-    return [...cells.map((cell, i) => cell.cut && note({ a: i, b: i + 1 }, amount(cell.count, space.name))),
+    const short = text => (text.length > 15 ? text.replace(/ \w+$/, "") : text);
+    return [...cells.map((cell, i) => cell.cut && note({ a: i, b: i + 1 }, short(amount(cell.count, space.name)))),
       ...reserved.map(r => note(r, r.owner ?? "reserved"))].filter(Boolean);
   }
   function ticks(right) {
-    const used = [], wanted = [...pools.filter(p => p.lo < p.hi).map(p => [y[p.b], p.hi]), ...pools.map(p => [y[p.a], p.lo]),
-      ...ranges.map(h => [y[h.a], h.lo])].map(([at, value]) => [clamp(at, 6, height - 6), value]);
-    return wanted.filter(([at]) => used.every(other => Math.abs(other - at) >= 12) && used.push(at)).map(
-      ([y, value]) => svg("text", { class: "faint", x: right, y, "text-anchor": "end" }, hex(value, space.name)));
+    const ends = pools.filter(p => p.lo < p.hi).map(p => [y[p.b], p.hi]), used = [];
+    const wanted = [...ends, ...[...pools, ...ranges].map(r => [y[r.a], r.lo])];
+    return wanted.map(([at, value]) => [clamp(at, 6, height - 6), value])
+      .filter(([at]) => used.every(other => Math.abs(other - at) >= 12) && used.push(at))
+      .map(([y, value]) => svg("text", { class: "faint", x: right, y, "text-anchor": "end" }, hex(value, space.name)));
   }
   function timeline(wide) {
     const step = (wide - gutter) / moments.length, spans = svg("g", {}), captions = svg("g", { "aria-hidden": "true" });
@@ -220,9 +222,11 @@ function section(space, ranges) {
       h.span = colour(svg("rect", { class: high < 5 || long < 5 ? "box fine" : "box", x, y: top, height: high,
         width: long + beyond, role: "img", tabindex: -1, "data-i": h.i, "aria-label": words(h) }), h.device);
       spans.append(h.span);
-      const letters = Math.floor((long - 10) / LETTER), lone = h.lanes == 1;
-      if ((lone ? h.room : high) >= 11 && letters > 2) captions.append(h.caption = colour(svg("text",
-        { x: x + 6, y: lone ? h.spot : top + high / 2, class: "over" }, cut(h.device, letters)), h.device));
+      // A name stands where nothing inner ever covers it, or else before the first that does.
+      const lone = h.lanes == 1, free = !lone || h.room >= 11 ? h.end : Math.min(h.end, ...h.inner.map(g => g.start));
+      const letters = Math.floor(((free - h.start) * step - 10) / LETTER);
+      if (high >= 11 && letters > 2) captions.append(h.caption = colour(svg("text", { class: "over", x: x + 6,
+        y: lone ? h.spot : top + high / 2 }, cut(h.device, letters)), h.device));
       fade(h);
     }
     const line = () => svg("line", { x1: step / 2, x2: step / 2, y2: height });
@@ -325,8 +329,9 @@ for (const h of holdings) if (!spaces.some(s => s.name == h.space)) spaces.push(
 for (const { device } of [...moments, ...holdings]) if (device != null) look(device);
 const busy = spaces.map(s => [s, holdings.filter(h => h.space == s.name)]).filter(([, ranges]) => ranges.length);
 // One width for the addresses of all sections, so that their cursors stand in one line.
-const gutter = 14 + 6.1 * busy.flatMap(([s, ranges]) => [...ranges.map(h => h.hi), ...(s.pools ?? []).map(p => BigInt(p[1]))]
-  .map(bound => hex(bound, s.name).length)).reduce((most, length) => Math.max(most, length), 6);
+const bound = ([s, ranges]) => [...ranges.map(h => h.hi), ...(s.pools ?? []).map(p => BigInt(p[1]))]
+  .map(value => hex(value, s.name).length);
+const gutter = 14 + 6.1 * busy.flatMap(bound).reduce((most, length) => Math.max(most, length), 6);
 const sections = busy.map(([s, ranges]) => section(s, ranges));
 const refused = moments.flatMap((m, i) => (m.refused ? [i] : []));
 let current = last, queued = false, playing = 0, saving = 0;
@@ -362,7 +367,8 @@ function entry(m) {
     tag("span", { class: "soft mono" }, `${m.revision}`), tag("span", {}, ...what),
     tag("span", { class: "soft summary", title: m.summary },
       tag("span", { class: "mono" }, clock(m)), ` ${m.summary}`));
-  return m.row = tag("li", { "data-revision": m.revision, "data-type": m.type, class: m.refused ? "refused" : "" }, m.link);
+  const refused = m.refused ? "refused" : null;
+  return m.row = tag("li", { "data-revision": m.revision, "data-type": m.type, class: refused }, m.link);
 }
 function log() {  // a long log has in the page only what is in view, and some more
   const many = listed.length > FEW, wanted = Math.floor($("logview").scrollTop / ROW) - 40;

@@ -132,11 +132,10 @@ async def test_nobody_waits_for_one_that_ended(url: str):
             told.append("while")
 
         with anyio.fail_after(10):
-            async with anyio.create_task_group() as group:
-                async with Projection(store, "web-1") as projection:
-                    group.start_soon(wait)
-                    await projection.wait_for(vm.position)
-                    await checkpoint()
+            async with anyio.create_task_group() as group, Projection(store, "web-1") as projection:
+                group.start_soon(wait)
+                await projection.wait_for(vm.position)
+                await checkpoint()
             with pytest.raises(StoreError, match="stopped at position 1"):
                 await projection.wait_for(100)
         await projection.wait_for(vm.position)  # that much it has seen
@@ -162,7 +161,7 @@ async def test_what_cannot_have_happened_surfaces(url: str):
                 await projection.wait_for(position)
             told.append("waited")
 
-        with pytest.raises(Corrupt, match="ghost"):
+        with pytest.raises(Corrupt, match="ghost"):  # noqa: PT012  it comes from leaving the block
             async with Projection(store, "web-1") as projection, anyio.create_task_group() as group:
                 await vm.create("net0")
                 await projection.wait_for(2)
@@ -176,7 +175,7 @@ async def test_what_cannot_have_happened_surfaces(url: str):
 async def test_the_body_s_own_error_comes_first():
     """An exception inside the block is not replaced by what the projection met at the same time."""
     async with MemoryStore(events) as store, ResourceManager(store, vm="web-1", platform=TINY):
-        with pytest.raises(KeyError, match="mine"):
+        with pytest.raises(KeyError, match="mine"):  # noqa: PT012  the block is the point
             async with Projection(store, "web-1") as projection:
                 await _spoilt(store, esrm.DeviceRegistered("ghost"))
                 with pytest.raises(Corrupt):
@@ -190,7 +189,7 @@ async def test_a_store_that_closes_under_it(url: str):
     await store.__aenter__()
     async with ResourceManager(store, vm="web-1", platform=TINY):
         pass
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError):  # noqa: PT012  a second time from leaving the block
         async with Projection(store, "web-1") as projection:
             await projection.wait_for(1)
             await store.aclose()

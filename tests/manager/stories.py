@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -241,7 +242,7 @@ def _audit_ledgers(state: VmState, fresh: VmState, space: Space) -> None:
         parts = [*((a, b) for a, b, _ in live.free), *((a, b) for a, b, _ in held), *_walls(live)]
         inside = sorted((a, b) for a, b in parts if any(low <= a <= high for low, high in live.pools))
         assert sum(b - a + 1 for a, b in inside) == sum(b - a + 1 for a, b in live.pools)
-        assert all(left[1] < right[0] for left, right in zip(inside, inside[1:], strict=False))
+        assert all(left[1] < right[0] for left, right in pairwise(inside))
 
 
 def _walls(book: Any) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""Logs that somebody changed, and wishes that no event could hold: a clear error each, nothing lost, nothing hanging."""
+"""Logs that somebody changed, and wishes that no event holds: a clear error each, nothing lost, nothing hanging."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,15 @@ REVISION, POSITION = 3, 5
 
 
 @pytest.fixture
-async def path(tmp_path: Path) -> AsyncIterator[Path]:
+async def path(tmp_path: Path) -> Path:
     """A log of two VMs on disk, closed."""
-    async with open_store(f"sqlite:{tmp_path / 'vm.db'}") as store:
-        async with (
-            ResourceManager(store, vm="other", platform=TINY),
-            ResourceManager(store, vm="web-1", platform=TINY) as vm,
-        ):
-            await until(vm, "net0", Phase.REGISTERED)
-    yield tmp_path / "vm.db"
+    async with (
+        open_store(f"sqlite:{tmp_path / 'vm.db'}") as store,
+        ResourceManager(store, vm="other", platform=TINY),
+        ResourceManager(store, vm="web-1", platform=TINY) as vm,
+    ):
+        await until(vm, "net0", Phase.REGISTERED)
+    return tmp_path / "vm.db"
 
 
 def spoil(path: Path, data: bytes | None, *, column: str = "data") -> list[Any]:
@@ -58,6 +58,7 @@ def spoil(path: Path, data: bytes | None, *, column: str = "data") -> list[Any]:
 
 
 def contents(path: Path) -> list[Any]:
+    """Every row, its data as bytes, whatever they are."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         return list(connection.execute("SELECT *, CAST(data AS BLOB) FROM records ORDER BY position").fetchall())
@@ -77,8 +78,7 @@ SPOILT = {
     "a wrong field": b'{"type":"ResourcesAllocated","device":7,"resources":[]}',
     "a wrong resource": b'{"type":"ResourcesAllocated","device":"net0","resources":[{"kind":"warp","base":1}]}',
     "too wide": b'{"type":"ResourcesAllocated","device":"net0","resources":[{"kind":"pio","base":65536,"size":1}]}',
-    "past the end": b'{"type":"ResourcesAllocated","device":"net0","resources":[{"kind":"mmio","base":18446744073709551615,'
-    b'"size":2}]}',
+    "past the end": b'{"type":"ResourcesAllocated","device":"net0","resources":[{"kind":"pio","base":65535,"size":2}]}',
     "deep": b"[" * 100_000,
     "deep in a field": b'{"type":"DeviceCreated","x":' + b"[" * 60_000,
     "not UTF-8": b'{"type":"DeviceCreated","device":"\xff\xfe"}',
@@ -139,11 +139,9 @@ async def test_unknown_fields_are_kept_out_of_the_way(path: Path):
 async def _projected(store: Any, vm: str | None) -> None:
     """Waiting for the end raises what stopped the projection; so does leaving it without having waited."""
     head = await store.head()
-    with pytest.raises(Corrupt) as caught:
-        async with Projection(store, vm) as projection:
-            with pytest.raises(Corrupt):
-                await projection.wait_for(head)
-    raise caught.value
+    async with Projection(store, vm) as projection:
+        with pytest.raises(Corrupt):
+            await projection.wait_for(head)
 
 
 async def test_a_log_changed_under_a_living_manager(path: Path):

@@ -47,13 +47,14 @@ def line(process: subprocess.Popen[str]) -> list[str]:
 
 
 def say(process: subprocess.Popen[str], text: object) -> None:
+    """Something it waits for."""
     assert process.stdin is not None
     process.stdin.write(f"{text}\n")
     process.stdin.flush()
 
 
 def test_two_processes_on_one_vm(tmp_path: Path):
-    """Both begin the VM at once and append as fast as they can: every step of both stands, once, in an unbroken chain."""
+    """Both begin the VM at once and append as fast as they can: every step of both stands, once, in one chain."""
     url = f"sqlite:{tmp_path / 'vm.db'}"
     with running("rival", url, "left", 60) as left, running("rival", url, "right", 60) as right:
         for process in (left, right):

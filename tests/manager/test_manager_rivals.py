@@ -45,7 +45,7 @@ async def test_the_second_to_append_gets_conflict(url: str):
 
 
 async def test_a_refusal_needs_no_conflict_to_be_right(url: str):
-    """A decision on an old state cannot give away what the other gave: the append tells, and the next try is refused."""
+    """A decision on an old state cannot give away what the other gave: Conflict, and the next try is refused."""
     async with AsyncExitStack() as stack:
         here, there = await stores(stack, url, 2)
         first = await stack.enter_async_context(ResourceManager(here, vm="web-1", platform=TINY))
@@ -168,8 +168,7 @@ async def test_a_vm_begins_on_one_platform(url: str):
                 async with ResourceManager(opened[number], vm="web-1", platform=platform) as vm:
                     assert vm.state.platform is not None
                     told.append(vm.state.platform.name)
-            except esrm.InvalidPlatform as error:
-                assert "its log says so" in str(error)
+            except esrm.InvalidPlatform:
                 told.append("too late")
 
         async with anyio.create_task_group() as group:

@@ -29,7 +29,7 @@ def raw(path: Path) -> apsw.Connection:
 
 def writing(store: SqliteStore[bytes]) -> apsw.Connection:
     """The store's own writing connection, to look at or to plague while it is idle."""
-    return store._writer._ledger._connection
+    return store._writer._committer._connection
 
 
 @pytest.fixture
@@ -280,8 +280,8 @@ async def test_closing_finishes_what_was_handed_in(path: Path, monkeypatch: pyte
         answers.append(record.position)
 
     async with SqliteStore(path, CODEC) as store:
-        gate, commit = threading.Event(), store._writer._ledger.commit
-        monkeypatch.setattr(store._writer._ledger, "commit", lambda appends: gate.wait(10) and commit(appends))
+        gate, commit = threading.Event(), store._writer._committer.commit
+        monkeypatch.setattr(store._writer._committer, "commit", lambda appends: gate.wait(10) and commit(appends))
         async with anyio.create_task_group() as group:
             for n in range(20):
                 group.start_soon(append, n)
@@ -347,7 +347,7 @@ async def test_who_waits_is_told_when_looking_fails(path: Path, monkeypatch: pyt
 
     async with SqliteStore(path, CODEC) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(store._writer._ledger, "look", fail)
+            patch.setattr(store._writer._committer, "look", fail)
             with anyio.fail_after(10), pytest.raises(StoreError, match="the disk failed"):
                 await store.wait_past(0)
         await store.append("web-1", drafts(b"0"), expected=-1)
@@ -358,7 +358,7 @@ async def test_an_error_in_the_writer_reaches_the_caller(path: Path, monkeypatch
     """Whatever goes wrong in the writing thread is an answer, and the thread lives on."""
     async with SqliteStore(path, CODEC) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(store._writer._ledger, "_settle", lambda _: 1 / 0)
+            patch.setattr(store._writer._committer, "_settle", lambda _: 1 / 0)
             with pytest.raises(StoreError, match="the writer failed: ZeroDivisionError"):
                 await store.append("web-1", drafts(b"0"), expected=-1)
         assert [r.position for r in await store.append("web-1", drafts(b"0"), expected=-1)] == [1]

@@ -1,6 +1,6 @@
 """The store on a disk: one SQLite file, one writer thread, readers that never block it.
 
-Read ``schema.py`` (the file), ``reader.py``, ``ledger.py`` (when an append becomes true), ``writer.py`` (the thread
+Read ``schema.py`` (the file), ``reader.py``, ``committer.py`` (when an append becomes true), ``writer.py`` (the thread
 that makes it so), ``store.py`` (the asynchronous face).
 """
 

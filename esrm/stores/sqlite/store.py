@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T
 from esrm.stores.records import Codec, Draft, E, Record, decoded, prepare, record_of
-from esrm.stores.sqlite.ledger import Append, Ledger
+from esrm.stores.sqlite.committer import Append, Committer
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import SYNCHRONOUS, open_writer
 from esrm.stores.sqlite.writer import Writer
@@ -59,8 +59,8 @@ class SqliteStore(Store[E]):
         return f"<SqliteStore {self._path}{', closed' if self._closed else ''}>"
 
     async def _open(self) -> None:
-        def begin() -> Ledger[E]:
-            return Ledger(self._path, open_writer(self._path, self._synchronous, self._busy_ms))
+        def begin() -> Committer[E]:
+            return Committer(self._path, open_writer(self._path, self._synchronous, self._busy_ms))
 
         self._limiter = anyio.CapacityLimiter(READERS_MAX)
         self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}")

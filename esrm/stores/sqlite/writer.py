@@ -5,7 +5,7 @@ together, answer them together. The longer the disk takes, the more wait for the
 larger and not queues longer. While somebody waits for the head to move, the thread also looks, every 50 ms,
 whether another process has moved it; when nobody waits, it sleeps.
 
-Separate from ``ledger.py``, which knows SQL and no threads. Next: ``store.py``.
+Separate from ``committer.py``, which knows SQL and no threads. Next: ``store.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anyio.lowlevel import current_token
 
 from esrm.errors import EsrmError, StoreError
 from esrm.stores.records import BATCH_RECORDS_MAX, E
-from esrm.stores.sqlite.ledger import Append, Ledger
+from esrm.stores.sqlite.committer import Append, Committer
 
 TURN_APPENDS_MAX = 512  # and no more records than BATCH_RECORDS_MAX before the last of them
 LOOK_S = 0.05
@@ -43,17 +43,17 @@ class _Turn(Generic[E]):
 
 
 class Writer(Generic[E]):
-    """One thread that owns the ledger until it is stopped. Its methods belong on the event loop, but for ``stop``."""
+    """One thread that owns the committer until it is stopped. Its methods belong on the event loop, but for ``stop``."""
 
-    def __init__(self, ledger: Ledger[E], name: str) -> None:
-        self._ledger, self._soon = ledger, _soon()
+    def __init__(self, committer: Committer[E], name: str) -> None:
+        self._committer, self._soon = committer, _soon()
         self._queue: SimpleQueue[_Turn[E] | None] = SimpleQueue()  # None: look around, something else has changed
         self._boarding: _Turn[E] | None = None  # the turn in the queue that may still grow
         self._lock = threading.Lock()  # over _boarding
         self._stopping = False
         self._waiting = 0
         self._bell = anyio.Event()
-        self._told = ledger.head  # the head as of the last answer
+        self._told = committer.head  # the head as of the last answer
         self._trouble: EsrmError | None = None  # why the thread could not look when it last rang
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -72,21 +72,21 @@ class Writer(Generic[E]):
         """Return the head once it is beyond ``position``."""
         self._waiting += 1
         try:
-            while self._ledger.head <= position:
+            while self._committer.head <= position:
                 if self._waiting == 1:
                     self._queue.put(None)  # the thread may be asleep: have it look, and go on looking
                 await self._bell.wait()
                 self._check()
         finally:
             self._waiting -= 1
-        return self._ledger.head
+        return self._committer.head
 
     def stop(self) -> None:
-        """Finish what was handed in, wake who waits, close the ledger. Blocks: call it in a worker thread."""
+        """Finish what was handed in, wake who waits, close the committer. Blocks: call it in a worker thread."""
         self._stopping = True
         self._queue.put(None)
         self._thread.join()
-        self._ledger.close()
+        self._committer.close()
 
     def _check(self) -> None:
         if self._stopping:
@@ -100,10 +100,10 @@ class Writer(Generic[E]):
             if turn is None:
                 trouble = self._look()
             else:
-                self._ledger.commit(turn.appends)
+                self._committer.commit(turn.appends)
             stopping = self._stopping and self._queue.empty()
-            if turn or stopping or trouble or self._ledger.head != self._told:
-                self._told = self._ledger.head
+            if turn or stopping or trouble or self._committer.head != self._told:
+                self._told = self._committer.head
                 with suppress(RuntimeError):  # the loop has ended, so nobody is left to answer
                     self._soon(self._ring, turn, trouble)
             if stopping:
@@ -122,7 +122,7 @@ class Writer(Generic[E]):
 
     def _look(self) -> EsrmError | None:
         try:
-            self._ledger.look()
+            self._committer.look()
         except EsrmError as error:
             return error
         return None

@@ -44,7 +44,7 @@ class _Head(msgspec.Struct):
     hash: bytes
 
 
-class Ledger(Generic[E]):
+class Committer(Generic[E]):
     """The writing side of a log: belongs to one thread at a time."""
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
