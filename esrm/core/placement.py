@@ -11,7 +11,7 @@ Next: ``allocator.py``, which is searched, and ``decide.py``, which turns the an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from esrm import errors
@@ -257,8 +257,9 @@ class _Page:
         places: dict[tuple[int, int, bool], list[str]] = {}
         pencilled = [holding for holding in self.holdings if holding.first <= high and holding.last >= low]
         for holding in [*self.book.holdings(low, high), *pencilled]:
-            places.setdefault((holding.first, holding.last, holding.reserved), []).append(holding.owner)
-        parts = [_Segment(first, last, tuple(sorted(who)), walled) for (first, last, walled), who in places.items()]
+            if beyond or holding.reserved or self.book.source(holding.first) is self.book.free:
+                places.setdefault((holding.first, holding.last, holding.reserved), []).append(holding.owner)
+        parts = _joined(_Segment(*place[:2], tuple(sorted(who)), place[2]) for place, who in sorted(places.items()))
         free = [*self.book.free.overlapping(low, high), *(self.book.beyond.overlapping(low, high) if beyond else ())]
         for first, last in ((max(first, low), min(last, high)) for first, last, _ in free):
             for own, end, _ in self.taken.overlapping(first, last):
@@ -284,6 +285,18 @@ class _Segment(NamedTuple):
     last: int
     owners: tuple[str, ...] = ()
     reserved: bool = False
+
+
+def _joined(segments: Iterable[_Segment]) -> list[_Segment]:
+    """Neighbours with the same holder as one: people count devices, not the slots of a group."""
+    result: list[_Segment] = []
+    for segment in segments:
+        before = result[-1] if result else segment
+        if before.last + 1 == segment.first and not segment.reserved and before.owners == segment.owners:
+            result[-1] = before._replace(last=segment.last)
+        else:
+            result.append(segment)
+    return result
 
 
 def refused(device: str, index: int, constraint: ResourceConstraint, asked: Wish, page: _Page) -> errors.Refused:

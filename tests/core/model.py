@@ -154,7 +154,9 @@ class Model:
             free.add(window[0])
         holes = [list(hole) for hole in runs(free)]
         aligned = max((hole[-1] - up(hole[0], asked.align) + 1 for hole in holes), default=0)
-        touching = [*self.ranges, *self.walls]
+        by_name = window[0] == window[1] and (asked.shared or asked.exact not in (None, self.line))
+        held = {number: owners for number, owners in self.holders.items() if by_name or number in self.pool}
+        touching = [*ranges_of(held), *self.walls]
         blockers = sorted((f, last, who) for f, last, who in touching if f <= window[1] and last >= window[0])
         return Reasons(
             window,
@@ -263,6 +265,17 @@ def runs(numbers: Iterable[int]) -> list[list[int]]:
         else:
             found.append([number])
     return found
+
+
+def ranges_of(holders: dict[int, list[str]]) -> list[tuple[int, int, str]]:
+    """Neighbouring numbers with the same holders as one range, for each holder."""
+    found: list[tuple[int, int, list[str]]] = []
+    for number, owners in sorted((number, sorted(owners)) for number, owners in holders.items()):
+        if found and found[-1][1] + 1 == number and found[-1][2] == owners:
+            found[-1] = (found[-1][0], number, owners)
+        else:
+            found.append((number, number, owners))
+    return [(first, last, who) for first, last, owners in found for who in owners]
 
 
 def up(number: int, align: int) -> int:

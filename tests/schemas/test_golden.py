@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,16 +35,19 @@ each = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 
 @cache
 def lines(path: Path) -> list[bytes]:
+    """A log's lines as they stand in the file."""
     return path.read_bytes().splitlines()
 
 
 @cache
 def records(path: Path) -> list[Record[Event]]:
+    """A log's records."""
     return [msgspec.json.decode(line, type=Record[Event]) for line in lines(path)]
 
 
 @cache
 def validator(name: str) -> Any:
+    """What checks documents against one of the schemas."""
     schema = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
@@ -103,7 +107,7 @@ def test_it_is_one_vm_s_whole_log(path: Path):
     told = records(path)
     assert [record.revision for record in told] == list(range(len(told)))
     assert len({record.vm for record in told}) == 1
-    for before, after in zip(told, told[1:], strict=False):
+    for before, after in pairwise(told):
         assert before.position < after.position
         assert before.time_ns <= after.time_ns
         assert before.id < after.id

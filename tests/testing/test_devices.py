@@ -1,0 +1,55 @@
+"""The fake device keeps the contract, and the check tells a device that does not."""
+
+import pytest
+
+import esrm
+from esrm.testing import FakeDevice, check_device
+
+WISHES = [esrm.MmioConstraint(0x1000), esrm.PioConstraint(8), esrm.LegacyIrqConstraint()]
+
+
+async def test_the_fake_keeps_the_contract() -> None:
+    """A fake is worth something only if it does what a device must."""
+    await check_device(lambda: FakeDevice("net0", WISHES))
+
+
+async def test_the_fake_is_reached_by_the_guest() -> None:
+    """What the guest writes at an address can be read back there, and stands at the offset inside the range."""
+    async with esrm.open_store("memory:") as store, esrm.ResourceManager(store, vm="v", platform="x86_64") as vm:
+        device = FakeDevice("net0", WISHES)
+        resources = await vm.attach(device)
+        (base, _), (port, _) = resources.mmio_address_ranges()[0], resources.pio_address_ranges()[0]
+        await vm.mmio_write(base + 0x10, b"\x2a\x2b")
+        await vm.pio_write(port + 1, b"\x07")
+        assert await vm.mmio_read(base + 0xF, 4) == b"\x00\x2a\x2b\x00"
+        assert await vm.pio_read(port, 2) == b"\x00\x07"
+        assert device.registers == {(base, 0x10): 0x2A, (base, 0x11): 0x2B, (port, 1): 7}
+
+
+async def test_the_fake_says_no_once() -> None:
+    """A refused assignment gives everything back; the next one is taken."""
+    async with esrm.open_store("memory:") as store, esrm.ResourceManager(store, vm="v", platform="x86_64") as vm:
+        device = FakeDevice("net0", WISHES)
+        device.refusal = RuntimeError("no firmware")
+        with pytest.raises(RuntimeError, match="no firmware"):
+            await vm.attach(device)
+        assert device.resources is None
+        assert not vm.state.device("net0").allocated
+        assert await vm.attach(device) == device.resources
+
+
+async def test_a_device_that_changes_its_mind_is_told() -> None:
+    """Constraints that differ from one making to the next would lose a device its addresses at a restart."""
+    sizes = iter([0x1000, 0x2000, 0x3000, 0x4000])
+    with pytest.raises(AssertionError, match="asks for something else"):
+        await check_device(lambda: FakeDevice("net0", [esrm.MmioConstraint(next(sizes))]))
+
+
+async def test_half_a_device_is_told() -> None:
+    """A device that reads must also write."""
+
+    class Deaf(FakeDevice):
+        mmio_write = None
+
+    with pytest.raises(AssertionError, match="has mmio_read, but no mmio_write"):
+        await check_device(lambda: Deaf("net0", WISHES))
