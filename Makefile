@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint check generate clean
+.PHONY: help demo test lint check generate bench clean
 help:            ## what there is
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 12
 
@@ -38,5 +38,13 @@ generate: $(VENV)/.dev   ## write the generated files anew
 	$(BIN)/python tools/schemas.py
 	$(BIN)/python tools/docs.py
 
+$(VENV)/.bench: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench   ## measure, beside peers; ROWS=append,blame SCALE=small|large|full CHECK=1 WRITE=1
+	$(BIN)/python tools/bench.py --scale $(or $(SCALE),small) $(if $(ROWS),--rows $(ROWS)) \
+		$(if $(CHECK),--check) $(if $(WRITE),--write)
+
 clean:           ## remove what the targets made
-	rm -rf $(VENV) esrm-demo.db* esrm-demo.html
+	rm -rf $(VENV) .bench-* esrm-demo.db* esrm-demo.html

@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esrm.bulk import (
+        replay_all as replay_all,
+    )
     from esrm.core import decide as decide
     from esrm.core import profiles as platforms  # noqa: F401  # pyright: ignore[reportUnusedImport]
     from esrm.core.allocator import (
@@ -287,6 +290,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "esrm.bulk": "replay_all",
     "esrm.core.allocator": "Allocator Usage",
     "esrm.core.bus": "Answer Bus",
     "esrm.core.decide": "Placement Plan",

@@ -1,8 +1,8 @@
 """Any moment: the state that was, what changed, who had what, and when something became true.
 
-All of it is computed from the log by looking, so it can be asked of a file that nobody has open. ``Past`` asks a
-synchronous reader (the command line does); ``History`` asks the same questions of a store without holding up the event
-loop. Next: ``core/state.py``, whose ``evolve`` does the work.
+All of it is computed from the log by looking, so it can be asked of a file that nobody has open; for long logs
+``cache`` knows short cuts. ``Past`` asks a synchronous reader (the command line does); ``History`` asks the same
+questions of a store without holding up the event loop. Next: ``core/state.py``, whose ``evolve`` does the work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
+from esrm.cache import tenancies
+from esrm.cache.snapshots import Snapshots
 from esrm.core import events as e
 from esrm.core.resources import Space, span
 from esrm.core.state import DeviceState, VmState, evolve
@@ -136,9 +138,7 @@ class Past:
         self, revision: Moment | None = None, *, time: datetime | int | None = None, position: int | None = None
     ) -> VmState:
         """The state after a revision, at a time (datetime, or Unix nanoseconds), or at a position; else at the head."""
-        state = VmState()
-        fold(self._reader, self.vm, state, self._resolve(revision, time, position))
-        return state
+        return self._at(self._resolve(revision, time, position))
 
     def diff(self, a: Moment, b: Moment = "@") -> Diff:
         """What differs between the layouts at two moments."""
@@ -150,8 +150,12 @@ class Past:
 
     def blame(self, space: Space | str, address: int, at: Moment = "@") -> list[Blame]:
         """Who held (or reserved) an address at a moment, and which record gave it; the outer before the inner."""
-        where = space_named(space)
-        until = self.revision(at)
+        where, until = space_named(space), self.revision(at)
+        found = tenancies.holders(self._reader, self.vm, where, address, until)
+        return self._blame(where, address, until) if found is None else [Blame(*entry) for entry in found]
+
+    def _blame(self, where: Space, address: int, until: int) -> list[Blame]:
+        """The same by replay: where there is no index, and to judge it."""
         holdings = self.at(until).holders(where, address)
         given = self._given(where, {h.owner for h in holdings if not h.reserved}, address, until)
         return [Blame(h, None if h.reserved else given.get(h.owner)) for h in holdings]
@@ -195,6 +199,8 @@ class Past:
 
         A time as ``since`` means the first record at or after it; there may be none.
         """
+        if type is not None and type not in e.TYPES:
+            raise UnknownMoment(f"no event type {type!r:.80}; {suggestion(type, e.TYPES)}")
         first, last = self._since(since), self.revision(until)
         while first <= last:
             page = self._reader.read(self.vm, first - 1, min(1000, last - first + 1))
@@ -211,6 +217,17 @@ class Past:
                     continue
                 yield record
             first = page[-1].revision + 1
+
+    def _at(self, until: int) -> VmState:
+        snapshots = Snapshots(self._reader, self.vm)
+        state = snapshots.nearest(until)
+        while (before := state.revision) < until:
+            fold(self._reader, self.vm, state, min(until, before + snapshots.stride(state)))
+            if state.revision == before:  # the log lacks a record
+                break
+            snapshots.offer(state)
+        snapshots.flush()
+        return state
 
     def _resolve(self, revision: Moment | None, time: datetime | int | None, position: int | None) -> int:
         if time is not None:
@@ -329,7 +346,7 @@ def _parse_number(text: str, shown: str) -> int:
     return int(text)
 
 
-_FRACTION = re.compile(r"[.,](\d{1,9})(?!\d)", re.ASCII)
+_FRACTION = re.compile(r"(?:(?<=:\d\d:\d\d)|(?<=T\d{6}))[.,](\d{1,9})(?!\d)", re.ASCII)  # of a second only
 
 
 def _time_of(moment: Moment) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ import anyio
 import msgspec
 
 from esrm import names
+from esrm.cache.snapshots import STRIDE_MIN, Snapshots
 from esrm.core import decide, profiles
 from esrm.core.allocator import Usage
 from esrm.core.bus import Bus
@@ -37,7 +38,7 @@ from esrm.history import step
 from esrm.stores.records import PAGE, Draft
 
 if TYPE_CHECKING:
-    from esrm.stores.base import Record, Store
+    from esrm.stores.base import Reader, Record, Store
 
 Decision = Callable[[VmState], list[Event]]
 
@@ -117,9 +118,11 @@ class ResourceManager:
         self._ids = Uuid7()
         self._turn = anyio.Lock()
         self._behind = False
+        self._kept = -1  # the revision of the last layout that was kept for later
         self._busy: set[str] = set()
 
     async def __aenter__(self) -> Self:
+        await self._recall()
         while True:
             await self._catch_up()
             platform = self._state.platform
@@ -132,12 +135,16 @@ class ResourceManager:
                 raise InvalidPlatform(
                     f"{self.name} lives on platform {platform.name}, not {self._platform.name}: its log says so"
                 )
+            await self._remember()
             return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.clear()
+        if error is None:
+            with suppress(EsrmError):  # closed before, or broken: who opens next replays more
+                await self._remember()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -328,9 +335,10 @@ class ResourceManager:
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise
-        if self._state.device(name).phase is Phase.ALLOCATED:
+        # Unless its log has these steps; if somebody took its resources meanwhile, they say so.
+        if self._state.device(name).phase not in (Phase.ASSIGNED, *ANSWERING):
             await self.assign(name)
-        if self._state.device(name).phase is Phase.ASSIGNED:
+        if self._state.device(name).phase not in ANSWERING:
             await self.register(name)
         self.live[name] = device
         return self._state.device(name).resources
@@ -401,6 +409,30 @@ class ResourceManager:
                 self._position, self._time_ns = step(self._state, self.name, payload)
             size = len(page)
         self._behind = False
+
+    async def _recall(self) -> None:
+        """Begin with the last layout that was kept of a long log, instead of nothing."""
+
+        def nearest(reader: Reader[Event]) -> VmState:
+            head = reader.stream(self.name)
+            # Before the last event: its position and time are in the log only.
+            return VmState() if head is None else Snapshots(reader, self.name).nearest(head.revision - 1)
+
+        self._state = await self._store.ask(nearest)
+        self._kept = self.revision
+
+    async def _remember(self) -> None:
+        """Keep the layout, if many events came since one was kept: so the next one to open replays few."""
+        if self.revision - self._kept < STRIDE_MIN:
+            return
+        state, last, self._kept = self._state.copy(), self._kept, self.revision
+
+        def keep(reader: Reader[Event]) -> None:
+            snapshots = Snapshots(reader, self.name, last)
+            snapshots.offer(state)
+            snapshots.flush()
+
+        await self._store.ask(keep)
 
     def _drafts(self, events: Sequence[Event]) -> list[Draft[Event]]:
         asker = _asker.get()

@@ -100,7 +100,7 @@ class Projection:
 
     def _apply(self, record: Record[Event]) -> None:
         try:
-            evolve(self.states.setdefault(record.vm, VmState()), record.event)
+            evolve(self.states.get(record.vm) or self.states.setdefault(record.vm, VmState()), record.event)
         except Corrupt as error:
             raise Corrupt(f"{record.vm}, revision {record.revision} (position {record.position}): {error}") from error
 

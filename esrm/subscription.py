@@ -7,7 +7,7 @@ looked, repeat. A notification is only ever a hint that reading is worth while.
 
 No task runs in the background, and at most one page is held. A slow subscriber costs nobody but itself.
 
-Why beneath the stores: a store hands subscriptions out, and a subscription needs only the four questions of
+Why beneath the stores: a store hands subscriptions out, and a subscription needs only the five questions of
 ``Source``. Next: ``stores/base.py``.
 """
 
@@ -34,6 +34,10 @@ class Source(Protocol[R]):
 
     async def wait_past(self, position: int) -> int:
         """Return the head once it is beyond ``position``."""
+        ...
+
+    def recent(self, after: int, limit: int, vm: str | None) -> list[R] | None:
+        """Return such records of one stream or of all above a position as are at hand; None: they must be read."""
         ...
 
     async def read_all(self, after: int, limit: int) -> list[R]:
@@ -115,7 +119,9 @@ class Subscription(Generic[R]):
         page = self._page[::-1]
         if not page and not self.finished:
             head = await self._source.wait_past(self._scanned)
-            page = await self._read()
+            page = self._source.recent(self._scanned, self._batch, self._vm)  # as all who keep up with the head do
+            if page is None:
+                page = await self._read()
             # A short page was read after the head was seen: nothing of ours is left up to that head.
             last = page[-1].position if page else 0
             self._scanned = last if len(page) == self._batch else max(head, last)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def schema(type: Any, name: str) -> str:
     """The JSON Schema of a type, as the text of a file; ``name`` is what it is called in there."""
     (root,), components = msgspec.json.schema_components([type], ref_template="#/$defs/{name}")
+    for component in components.values():
+        if "description" in component:  # Python 3.13 takes the indentation out of docstrings, 3.12 leaves it in
+            component["description"] = cleandoc(component["description"])
     long = root.get("$ref", "").removeprefix("#/$defs/")
     if long:  # a generic's name spells out its parameters
         components = {**components, name: {**components[long], "title": name}}

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from esrm.bulk import undisturbed
 from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.progress import Progress
@@ -42,7 +43,8 @@ def command(ctx: click.Context, asked: Asked) -> None:
     total = asked.reader.head() if asked.vm_option is None else heads[0].revision + 1
     with Progress("verifying the chain", total) as tick:
         verdict = verify_chain(asked.reader, asked.vm_option, tick=tick)
-    replays = [_replay(asked, head) for head in heads]
+    with undisturbed():
+        replays = [_replay(asked, head) for head in heads]
     fault = verdict.fault
     ok = verdict.ok and all(replay["ok"] for replay in replays)
     document: dict[str, Any] = {

@@ -202,12 +202,18 @@ class Allocator:
 
     def ledger(self, space: Space) -> Ledger:
         """The ledger of the platform's own pools for a space."""
+        found = self._ledgers.get(space)
+        if found is None:
+            found = self._ledgers[space] = self._opened(space)
+        return found
+
+    def _opened(self, space: Space) -> Ledger:
         home = self.platform.home(space)
-        if home not in self._ledgers:
-            reserved = [r for r in self.platform.reserved if self.platform.home(r.space) is home]
-            line = self.platform.shared_irq if home is Space.LEGACY_IRQ else None
-            self._ledgers[home] = Ledger(home, self.platform.pools.get(home, ()), reserved, line)
-        return self._ledgers[home]
+        if home is not space:
+            return self.ledger(home)
+        reserved = [r for r in self.platform.reserved if self.platform.home(r.space) is home]
+        line = self.platform.shared_irq if home is Space.LEGACY_IRQ else None
+        return Ledger(home, self.platform.pools.get(home, ()), reserved, line)
 
     def window(self, parent: str, space: Space, ranges: Iterable[Range]) -> Ledger:
         """The ledger of the ranges that ``parent`` holds and its children share out among themselves."""

@@ -8,8 +8,8 @@ may not run into a range that lies inside it. Next: ``esrm/devices.py``, which t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple, cast
 
 from esrm.core.resources import Space
 from esrm.errors import AddressConflict, InvalidAccess, InvalidConstraint, NotMapped
@@ -22,6 +22,12 @@ class Answer(NamedTuple):
     base: int
     last: int
     offset: int
+
+
+PAGES_MAX = 0x4000  # pages of 0x1000 remembered at once: two megabytes, for 64 of guest addresses
+
+# A NamedTuple's own constructor runs in Python, for a third of a look-up.
+_answer: Callable[[type[Answer], tuple[str, int, int, int]], Answer] = cast(Any, tuple).__new__
 
 
 class _Entry:
@@ -40,8 +46,10 @@ class Bus:
 
     def __init__(self) -> None:
         # Two parallel lists a space: bisect wants bare integers. Of equal bases the inner range stands last.
-        self._bases: dict[Space, list[int]] = {}
-        self._entries: dict[Space, list[_Entry]] = {}
+        self._bases: dict[Space, list[int]] = {space: [] for space in Space}
+        self._entries: dict[Space, list[_Entry]] = {space: [] for space in Space}
+        # Pages in which one range answers everywhere, as far as they were asked for since a range came or went.
+        self._pages: dict[Space, dict[int, _Entry]] = {space: {} for space in Space}
 
     def find(self, space: Space, address: int, size: int = 1) -> Answer:
         """Who answers an access of ``size`` bytes at ``address``.
@@ -49,14 +57,26 @@ class Bus:
         Raises:
             NotMapped: nobody. InvalidAccess: the access does not fit one registered range whole.
         """
-        entry = self._at(space, address)
+        # Every exit of the guest comes here, mostly for a page that was asked for before: then one look will do, which
+        # takes two thirds of a bisection's time among 64 ranges, and half among 10,000.
+        entry = self._pages[space].get(address >> 12)
+        if entry is not None and 0 < size <= 0x1000 - (address & 0xFFF):
+            return _answer(Answer, (entry.device, entry.base, entry.last, address - entry.base))
+        bases = self._bases[space]
+        behind = bisect_right(bases, address)
+        entry = nearest = self._entries[space][behind - 1] if behind else None
+        while entry is not None and entry.last < address:
+            entry = entry.up
         if entry is None:
             raise NotMapped(f"nobody answers at {space.value} {address:#x}")
-        end = address + size - 1
-        if size < 1 or end > entry.last or self._runs_into(space, address, end):
-            where = f"{entry.device} ({entry.base:#x}-{entry.last:#x})"
-            raise InvalidAccess(f"{size} bytes at {space.value} {address:#x} do not fit {where}")
-        return Answer(entry.device, entry.base, entry.last, address - entry.base)
+        end, base, last = address + size - 1, entry.base, entry.last
+        if size < 1 or end > last or (behind < len(bases) and bases[behind] <= end):
+            raise InvalidAccess(
+                f"{size} bytes at {space.value} {address:#x} do not fit {entry.device} ({base:#x}-{last:#x})"
+            )
+        if last - base >= 0xFFF and entry is nearest:
+            self._learn(space, address & ~0xFFF, entry, behind)
+        return _answer(Answer, (entry.device, base, last, address - base))
 
     def lookup(self, space: Space, address: int) -> Answer | None:
         """The same for one byte, with None for nobody."""
@@ -76,10 +96,11 @@ class Bus:
         for child in inner:
             if child.up is around:
                 child.up = entry
-        bases = self._bases.setdefault(space, [])
+        bases = self._bases[space]
         index = bisect_left(bases, base) + sum(e.base == base for e in outer)
         bases.insert(index, base)
-        self._entries.setdefault(space, []).insert(index, entry)
+        self._entries[space].insert(index, entry)
+        self._pages[space].clear()
 
     def unregister(self, space: Space, base: int, size: int, device: str | None = None) -> None:
         """Let nobody (or the range around it) answer there any more.
@@ -90,6 +111,7 @@ class Bus:
         index = self._index(space, base, size, device)
         entry = self._entries[space].pop(index)
         del self._bases[space][index]
+        self._pages[space].clear()
         for child in self._overlapping(space, entry.base, entry.last):
             if child.up is entry:
                 child.up = entry.up
@@ -109,31 +131,33 @@ class Bus:
 
     def ranges(self, space: Space) -> Iterator[Answer]:
         """Everything registered in a space, in address order, outer before inner."""
-        return (Answer(e.device, e.base, e.last, 0) for e in self._entries.get(space, ()))
+        return (Answer(e.device, e.base, e.last, 0) for e in self._entries[space])
 
     def _at(self, space: Space, address: int) -> _Entry | None:
-        bases = self._bases.get(space)
-        index = bisect_right(bases, address) - 1 if bases else -1
+        index = bisect_right(self._bases[space], address) - 1
         entry = self._entries[space][index] if index >= 0 else None
         while entry is not None and entry.last < address:
             entry = entry.up
         return entry
 
-    def _runs_into(self, space: Space, address: int, end: int) -> bool:
-        bases = self._bases[space]
-        index = bisect_right(bases, address)
-        return index < len(bases) and bases[index] <= end
+    def _learn(self, space: Space, page: int, entry: _Entry, behind: int) -> None:
+        """Remember the page of an access, if nobody else answers in it: no range before ``behind`` does any more."""
+        pages, next_base = self._pages[space], self._bases[space][behind : behind + 1]
+        if entry.base <= page and page + 0xFFF < min([entry.last + 1, *next_base]):
+            if len(pages) >= PAGES_MAX:
+                pages.clear()
+            pages[page >> 12] = entry
 
     def _overlapping(self, space: Space, base: int, last: int) -> list[_Entry]:
         """Everything that touches base..last, in address order, outer before inner."""
-        bases = self._bases.get(space, [])
+        bases = self._bases[space]
         found: list[_Entry] = []
         entry = self._at(space, base)
         while entry is not None:
             found.append(entry)
             entry = entry.up
         found.reverse()
-        return found + self._entries.get(space, [])[bisect_right(bases, base) : bisect_right(bases, last)]
+        return found + self._entries[space][bisect_right(bases, base) : bisect_right(bases, last)]
 
     def _family(
         self,
@@ -164,7 +188,7 @@ class Bus:
 
     def _index(self, space: Space, base: int, size: int, device: str | None) -> int:
         last = _last(space, base, size)
-        bases = self._bases.get(space, [])
+        bases = self._bases[space]
         for index in range(bisect_left(bases, base), bisect_right(bases, base)):
             entry = self._entries[space][index]
             if entry.last == last and device in (None, entry.device):

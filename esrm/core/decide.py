@@ -48,6 +48,9 @@ REASON_MAX = 1_000
 RESOURCES_MAX = 2_000
 """One device's resources, at most: more (of the shortest, KVM slots) would not go into one event."""
 
+RESOURCES_SHORT = 500
+"""So many (of the longest, 76 bytes) do go into one event with a name and a reason, and need not be tried."""
+
 
 # -- the way there ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +117,8 @@ def allocate(state: VmState, device: str) -> list[e.Event]:
     found = _ready(state, device, e.ResourcesAllocated)
     scratch = Scratch(state.allocator.platform)
     resources = scratch.place(device, found.constraints, lambda space: state.ledger(found, space))
-    e.encode(e.ResourcesReleased(device, resources, "\0" * REASON_MAX))  # what could not be released is not given
+    if len(resources) > RESOURCES_SHORT:  # what could not be released is not given
+        e.encode(e.ResourcesReleased(device, resources, "\0" * REASON_MAX))
     return [e.ResourcesAllocated(device, resources)]
 
 
@@ -254,6 +258,8 @@ def _check_move(device: DeviceState, item: e.Move) -> None:
     asked = wish(constraint)
     if asked.exact is not None and not isinstance(item.new, (LegacyIrq, MacAddress)):
         raise InvalidConstraint(f"{device.name} asked for exactly {item.old}")
+    if constraint.count > 1:
+        raise InvalidConstraint(f"{device.name}: {item.old} is one of a group of {constraint.count}, in a row as asked")
     if first & (asked.align - 1):
         raise InvalidConstraint(f"{device.name}: {item.new} is not aligned to {asked.align:#x}")
     if asked.window is not None and not asked.window[0] <= first <= last <= asked.window[1]:

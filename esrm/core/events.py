@@ -186,6 +186,10 @@ Event: TypeAlias = (
 """Anything that can happen to a VM; ``type`` tells them apart on the wire."""
 
 
+TYPES = tuple(event.__name__ for event in _Event.__subclasses__())
+"""The tags of all events, in the order above."""
+
+
 # -- the codec -------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.json.Encoder()
@@ -246,7 +250,7 @@ def _decode_anew(data: bytes, error: Exception) -> Event:
             return msgspec.convert(upcast(document), Event)
         except Exception as stumble:  # whatever an upcaster does with what its version never wrote
             raise Corrupt(f"{tag[:80]}, an older shape: {stumble!r:.200}") from stumble
-    if not any(tag == known.__name__ for known in _Event.__subclasses__()):
+    if tag not in TYPES:
         raise Corrupt(
             f"unknown event type {tag[:80]!r}: this version reads log format {LOG_FORMAT}; "
             "a newer esrm may know it, so upgrade before you read this log"

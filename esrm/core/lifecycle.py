@@ -1,7 +1,8 @@
 """One table: (phase, event) -> phase. The only place that says which step may follow which.
 
-The way there is the ancestor's five steps; each step back undoes exactly one step forward, so every phase can be left
-the way it was entered. ``docs/lifecycle.md`` is drawn from this table. Next: ``decide.py`` asks it, ``state.py`` obeys.
+The way there is the ancestor's five steps. The way back is three: ``unregister``, ``release`` (of what was allocated,
+assigned or not) and ``remove`` (of what was created, declared or not). ``docs/lifecycle.md`` is drawn from this table.
+Next: ``decide.py`` asks it, ``state.py`` obeys.
 """
 
 from __future__ import annotations
@@ -60,6 +61,12 @@ TRANSITIONS: dict[tuple[Phase | None, type], Phase | None] = {
     (_CREATED, events.DeviceRemoved): None,
 }
 """From a phase (None: no such device), by an event, to a phase (None: the device is gone)."""
+
+BY_EVENT: dict[type, dict[Phase, Phase]] = {
+    event: {before: after for (before, by), after in TRANSITIONS.items() if by is event and before and after}
+    for _, event in TRANSITIONS
+}
+"""The same table by event, without births and deaths: replay looks at it once an event, and needs no pair for a key."""
 
 STEPS: dict[type, str] = {
     events.DeviceCreated: "create",

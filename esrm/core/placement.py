@@ -11,7 +11,8 @@ Next: ``allocator.py``, which is searched, and ``decide.py``, which turns the an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from esrm import errors
@@ -46,6 +47,7 @@ from esrm.core.resources import (
     bounds,
     mac_number,
     mac_text,
+    span,
 )
 
 # -- wishes: every constraint in one form ----------------------------------------------------------------------------
@@ -148,7 +150,7 @@ class Scratch:
             NoSpace, AddressConflict, OutOfRange: with the ``Refusal`` of the first constraint that cannot be met.
         """
         wishes = [wish(constraint) for constraint in constraints]
-        bases = [0] * len(wishes)
+        found: list[tuple[Resource, ...]] = [()] * len(wishes)
         for index in sorted(range(len(wishes)), key=lambda i: not wishes[i].fixed):
             constraint, asked = constraints[index], wishes[index]
             book = ledger(constraint.space)
@@ -159,9 +161,10 @@ class Scratch:
                 for page in self._pages.values():
                     page.rub_out(device)
                 raise error
-            bases[index] = base
-            page.pencil_in(Holding(device, book.space, base, base + asked.size - 1), shared=asked.shared)
-        return tuple(r for c, base in zip(constraints, bases, strict=True) for r in resources_at(c, base))
+            found[index] = tuple(resources_at(constraint, base))
+            for _, first, last in map(span, found[index]):
+                page.pencil_in(Holding(device, book.space, first, last), shared=asked.shared)
+        return tuple(chain.from_iterable(found))
 
 
 class _Page:
@@ -259,7 +262,13 @@ class _Page:
         for holding in [*self.book.holdings(low, high), *pencilled]:
             if beyond or holding.reserved or self.book.source(holding.first) is self.book.free:
                 places.setdefault((holding.first, holding.last, holding.reserved), []).append(holding.owner)
-        parts = _joined(_Segment(*place[:2], tuple(sorted(who)), place[2]) for place, who in sorted(places.items()))
+        parts: list[_Segment] = []
+        for (first, last, reserved), who in sorted(places.items()):
+            part = _Segment(first, last, tuple(sorted(who)), reserved)
+            before = parts[-1] if parts else part
+            if before.last + 1 == first and before[2:] == part[2:] and first not in self.book.seams:
+                part = parts.pop()._replace(last=last)  # people count devices, not the slots of a group
+            parts.append(part)
         free = [*self.book.free.overlapping(low, high), *(self.book.beyond.overlapping(low, high) if beyond else ())]
         for first, last in ((max(first, low), min(last, high)) for first, last, _ in free):
             for own, end, _ in self.taken.overlapping(first, last):
@@ -285,18 +294,6 @@ class _Segment(NamedTuple):
     last: int
     owners: tuple[str, ...] = ()
     reserved: bool = False
-
-
-def _joined(segments: Iterable[_Segment]) -> list[_Segment]:
-    """Neighbours with the same holder as one: people count devices, not the slots of a group."""
-    result: list[_Segment] = []
-    for segment in segments:
-        before = result[-1] if result else segment
-        if before.last + 1 == segment.first and not segment.reserved and before.owners == segment.owners:
-            result[-1] = before._replace(last=segment.last)
-        else:
-            result.append(segment)
-    return result
 
 
 def refused(device: str, index: int, constraint: ResourceConstraint, asked: Wish, page: _Page) -> errors.Refused:

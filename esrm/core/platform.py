@@ -7,7 +7,7 @@ replayed. The shipped profiles are in ``profiles.py``. Why separate from the all
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, cast
 
@@ -40,7 +40,8 @@ class Platform(msgspec.Struct, frozen=True):
     Attributes:
         name: what people call it.
         pools: for each space the inclusive ranges that may be given; they may touch but not overlap.
-        reserved: ranges inside (or outside) the pools that are never given, each with its owner's name.
+        reserved: ranges inside (or outside) the pools that are never given, each with its owner's name; each may also
+            be written as (space, first, last, owner).
         shared_irq: the wired line that all who ask for "any shared line" share, or None.
             It may lie outside the pool, so that nobody else can take it (Dragonball's line 5).
         policy: ``first`` fills from the bottom, ``last`` from the top, where a constraint does not say.
@@ -51,8 +52,8 @@ class Platform(msgspec.Struct, frozen=True):
     """
 
     name: str
-    pools: dict[Space, tuple[Range, ...]] = {}
-    reserved: tuple[Reserved, ...] = ()
+    pools: Mapping[Space, Sequence[Range]] = {}
+    reserved: Sequence[Reserved] = ()
     shared_irq: int | None = None
     policy: Literal["first", "last"] = "first"
     joined: dict[Space, Space] = {}
@@ -82,6 +83,8 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 def _space(value: Any) -> Space:
+    if type(value) is Space:  # asked fifty times a platform, and Enum's own look-up takes ten times as long
+        return value
     try:
         return Space(value)
     except ValueError:
@@ -104,7 +107,9 @@ def _table(platform: str, field: str, value: Any) -> Iterable[tuple[Any, Any]]:
 def _check(platform: str, space: Space, first: Any, last: Any) -> Range:
     for number in (first, last):
         if type(number) is not int or not 0 <= number <= space.last:
-            shown = f"{number:#x}" if type(number) is int and abs(number) < 1 << 128 else f"such {type(number).__name__}"
+            shown = (
+                f"{number:#x}" if type(number) is int and abs(number) < 1 << 128 else f"such {type(number).__name__}"
+            )
             raise InvalidPlatform(f"{platform}: {space.value} has no number {shown}; its last is {space.last:#x}")
     if first > last:
         raise InvalidPlatform(f"{platform}: {space.value} range {first:#x}-{last:#x} is upside down")
@@ -135,8 +140,10 @@ def _reserved(platform: str, entry: Any) -> Reserved:
         except (TypeError, ValueError):
             raise InvalidPlatform(f"{platform}: a reserved range is (space, first, last, owner)") from None
         entry = Reserved(space, first, last, owner)
-    first, last = _check(platform, _space(entry.space), entry.first, entry.last)
-    return Reserved(_space(entry.space), first, last, _text(f"{platform}: a reserved range's owner", entry.owner))
+    space = _space(entry.space)
+    _check(platform, space, entry.first, entry.last)
+    _text(f"{platform}: a reserved range's owner", entry.owner)
+    return entry if space is entry.space else Reserved(space, entry.first, entry.last, entry.owner)
 
 
 def parse_platform(document: Mapping[str, Any]) -> Platform:

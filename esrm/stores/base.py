@@ -15,8 +15,11 @@ import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+from zlib import crc32
 
 from esrm.errors import Conflict, StoreError
 from esrm.stores.chain import Fault, Verdict, link, verify
@@ -30,6 +33,8 @@ __all__ = [
 T = TypeVar("T")
 Payload: TypeAlias = tuple[int, int, int, bytes]
 """A record without its circumstances, for bulk replay: position, revision, time_ns, data."""
+Leaf: TypeAlias = tuple[int, Any, int, bytes]
+"""The same of all streams together: position, a key that stands for the stream, revision, data."""
 
 
 class Reader(ABC, Generic[E]):
@@ -38,6 +43,9 @@ class Reader(ABC, Generic[E]):
     A read sees everything that was appended before it began. Reading after ``close`` is a ``StoreError``; a row that
     cannot be what was written is ``Corrupt``.
     """
+
+    beside: Path | None = None
+    """Where to keep what is derived from the log: a file, which anybody may delete at any time; None: nowhere."""
 
     def __init__(self, codec: Codec[E]) -> None:
         self._codec = codec
@@ -77,6 +85,23 @@ class Reader(ABC, Generic[E]):
     def payloads(self, vm: str, after: int = -1, limit: int | None = None) -> Iterator[Payload]:
         """Yield (position, revision, time_ns, data) of one stream: the fastest way to replay it."""
         return ((row[0], row[2], row[4], row[7]) for row in self.rows(vm, after, limit))
+
+    def pages(self, *, until: int | None = None, share: int = 0, shares: int = 1) -> Iterator[list[Leaf]]:
+        """Yield (position, key, revision, data) of all streams by position, in pages: the fastest way to replay them.
+
+        The key stands for the stream; ``names`` tells for which one.
+
+        Args:
+            until: up to this position; None for all that stand when the end is reached.
+            share: only that one, from 0, of ``shares`` into which the streams are dealt, each whole.
+        """
+        rows = self.rows(limit=until)
+        while page := list(islice(rows, PAGE)):
+            yield [(row[0], row[1], row[2], row[7]) for row in page if crc32(row[1].encode()) % shares == share]
+
+    def names(self) -> dict[Any, str]:
+        """Return the streams' names by the keys that ``pages`` gives them."""
+        return {head.vm: head.vm for head in self.streams()}
 
     def read(self, vm: str, after: int = -1, limit: int = PAGE) -> list[Record[E]]:
         """Return up to ``limit`` records of a stream with revisions above ``after``, in order; fewer: the end."""
@@ -198,6 +223,15 @@ class Store(ABC, Generic[E]):
     async def read_all(self, after: int = 0, limit: int = PAGE) -> list[Record[E]]:
         """As ``Reader.read_all``."""
         return await self.ask(lambda reader: reader.read_all(after, limit))
+
+    def recent(self, after: int, limit: int, vm: str | None = None) -> list[Record[E]] | None:
+        """Return records above position ``after`` that are still at hand, without reading; None: read them.
+
+        Up to ``limit``, in order, of one stream or of all; fewer: nothing more of them stands up to the head that
+        ``wait_past`` last returned. (What another process has appended behind that head may be missing, so this is
+        for those who come from ``wait_past``: many subscribers that follow a store share one copy of its tail.)
+        """
+        return None
 
     async def head(self) -> int:
         """As ``Reader.head``."""

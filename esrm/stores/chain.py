@@ -34,7 +34,8 @@ from esrm.errors import Corrupt
 from esrm.stores.records import PAGE, Batch, E, Row
 
 GENESIS = bytes(32)
-_FIXED = struct.Struct(">16s32sQQQ16sIIII")
+_pack = struct.Struct(">16s32sQQQ16sIIII").pack
+_sha256 = hashlib.sha256
 _DOMAIN = b"esrm record v1\0\0"
 
 
@@ -45,24 +46,28 @@ def link(
     """Return the 32-byte hash of a record; the arguments after ``previous`` are its row up to the hash."""
     if len(id) != 16 or len(previous) != 32:  # struct would cut or fill, and two rows would hash alike
         raise ValueError(f"an id has 16 bytes and a hash 32, not {len(id)} and {len(previous)}")
-    name, who, why = vm.encode(), actor.encode(), correlation.encode()
-    fixed = _FIXED.pack(
-        _DOMAIN, previous, position, revision, time_ns, id, len(name), len(who), len(why), len(data)
-    )  # fmt: skip
-    return hashlib.sha256(b"".join((fixed, name, who, why, data))).digest()
+    return _digest(previous, position, vm.encode(), revision, id, time_ns, actor.encode(), correlation.encode(), data)
 
 
 def seal(batch: Batch[E], position: int, previous: bytes) -> list[Row]:
     """Return the rows that a batch becomes behind ``position`` and a stream whose last hash is ``previous``."""
     rows: list[Row] = []
-    for index, draft in enumerate(batch.drafts, 1):
-        unsealed = (
-            position + index, batch.vm, batch.expected + index, batch.ids[index - 1],
-            draft.time_ns, draft.actor, draft.correlation, batch.datas[index - 1],
-        )  # fmt: skip
-        previous = link(previous, *unsealed)
-        rows.append((*unsealed, previous))
+    vm, revision, name = batch.vm, batch.expected, batch.vm.encode()
+    for draft, id, data in zip(batch.drafts, batch.ids, batch.datas, strict=True):
+        position, revision = position + 1, revision + 1
+        time_ns, actor, correlation = draft.time_ns, draft.actor, draft.correlation
+        previous = _digest(previous, position, name, revision, id, time_ns, actor.encode(), correlation.encode(), data)
+        rows.append((position, vm, revision, id, time_ns, actor, correlation, data, previous))
     return rows
+
+
+def _digest(
+    previous: bytes, position: int, vm: bytes, revision: int, id: bytes, time_ns: int, actor: bytes, correlation: bytes,
+    data: bytes,
+) -> bytes:  # fmt: skip
+    lengths = len(vm), len(actor), len(correlation), len(data)
+    fixed = _pack(_DOMAIN, previous, position, revision, time_ns, id, *lengths)
+    return _sha256(fixed + vm + actor + correlation + data).digest()
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -149,9 +154,10 @@ def _fault(row: Row, before: int, previous: bytes) -> Fault | None:
     if revision != before + 1:
         return Fault(position, vm, before + 1, f"missing; the record that stands in its place has revision {revision}")
     try:
-        computed, stored = link(previous, *row[:8]).hex(), row[8].hex()
+        digest = link(previous, *row[:8])
+        if digest == row[8]:
+            return None
+        computed, stored = digest.hex(), row[8].hex()
     except (AttributeError, TypeError, ValueError, struct.error) as error:
         return Fault(position, vm, revision, f"a column cannot hold what it holds: {error}")
-    if computed == stored:
-        return None
     return Fault(position, vm, revision, f"its columns and predecessor hash to {computed}, not to {stored} as stored")

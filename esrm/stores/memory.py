@@ -16,7 +16,8 @@ from anyio.lowlevel import checkpoint
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T, conflict
 from esrm.stores.chain import GENESIS, seal
-from esrm.stores.records import Batch, Codec, Draft, E, Record, Row, StreamHead, decoded, head_of, prepare, record_of
+from esrm.stores.records import Batch, Codec, Draft, E, Record, Row, StreamHead, decoded, entered, head_of, prepare
+from esrm.stores.tail import Tail
 
 
 class _Shelf:
@@ -79,6 +80,7 @@ class MemoryStore(Store[E]):
         super().__init__(codec)
         self._shelf = _Shelf()
         self._reader = MemoryReader(codec, self._shelf)
+        self._tail = Tail[E]()
 
     def __repr__(self) -> str:
         return f"<MemoryStore: {len(self._shelf.rows):,} records in {len(self._shelf.streams):,} streams>"
@@ -98,7 +100,9 @@ class MemoryStore(Store[E]):
         stream = self._shelf.streams.get(vm, [])
         if expected == len(stream) - 1:
             rows = self._write(batch, stream)
-            return [record_of(row, draft.event) for row, draft in zip(rows, drafts, strict=True)]
+            records = entered(rows, drafts)
+            self._tail.extend(records, batch.datas)
+            return records
         standing = stream[expected + 1 : expected + 1 + len(drafts)]
         if drafts and [row[3] for row in standing] == batch.ids:
             return [decoded(self._codec, row) for row in standing]
@@ -123,6 +127,10 @@ class MemoryStore(Store[E]):
             await self._moved.wait()
             self._check_usable()
         return len(self._shelf.rows)
+
+    def recent(self, after: int, limit: int, vm: str | None = None) -> list[Record[E]] | None:
+        """Return such records above ``after`` as are at hand; see ``Store.recent``."""
+        return self._tail.between(after, len(self._shelf.rows), limit, vm)
 
     def reader(self) -> MemoryReader[E]:
         """Return a new synchronous face of the same records."""

@@ -1,8 +1,8 @@
 """The judge: a machine's numbers as plain sets, searched one by one, with none of esrm's cleverness.
 
-``Model`` is one space: its pool is a set of integers, its holders a dictionary. ``World`` is a platform of them, placing
-whole requests by the rules as people read them: fixed wishes first, the rest in order, lowest (or highest) place that
-fits, all or nothing. Written from the rules, and sharing nothing with ``esrm.core`` but the constraints' fields.
+``Model`` is one space: its pool is a set of integers, its holders a dictionary. ``World`` is a platform of them, and
+places whole requests by the rules as people read them: fixed wishes first, the rest in order, lowest (or highest)
+place that fits, all or nothing. It shares nothing with ``esrm.core`` but the constraints' fields.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from random import Random
 from typing import Any, NamedTuple
+
+from telling import give, vm
 
 import esrm
 from esrm import Space
@@ -68,26 +70,26 @@ class Reasons(NamedTuple):
 
 
 class Model:
-    """One space."""
+    """One space, or (``apart``) the windows of a parent, over whose seams nothing may lie."""
 
     def __init__(
         self,
         space: Space,
-        pools: Iterable[tuple[int, int]],
+        pools: Sequence[tuple[int, int]],
         reserved: Iterable[tuple[int, int, str]] = (),
         line: int | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.space, self.line = space, line
+        self.seams = {first for first, _ in pools} if apart else set()
         self.pool = {n for first, last in pools for n in range(first, last + 1)} - {line}
         self.walls = sorted(reserved)
         self.reserved = {n for first, last, _ in self.walls for n in range(first, last + 1)}
         self.holders: dict[int, list[str]] = {}
         self.ranges: list[tuple[int, int, str]] = []
         self.shared: set[int] = set()
-
-    @property
-    def free(self) -> set[int]:
-        return self.pool - self.reserved - self.holders.keys()
+        self.free = self.pool - self.reserved
 
     @property
     def window(self) -> tuple[int, int]:
@@ -109,10 +111,12 @@ class Model:
             return line if line in self.shared or self.can_have(line, shared=True) else None
         if asked.exact is not None:
             wanted = range(asked.exact, asked.exact + asked.size)
-            return asked.exact if all(self.can_have(n, shared=False) for n in wanted) else None
+            whole = self.seams.isdisjoint(wanted[1:])
+            return asked.exact if whole and all(self.can_have(n, shared=False) for n in wanted) else None
         free = self.free
         for base in sorted(free, reverse=asked.last):
-            if asked.fits(base) and all(base + step in free for step in range(asked.size)):
+            wanted = range(base, base + asked.size)
+            if asked.fits(base) and all(n in free for n in wanted) and self.seams.isdisjoint(wanted[1:]):
                 return base
         return None
 
@@ -120,7 +124,9 @@ class Model:
         for number in range(base, base + asked.size):
             assert number not in self.holders or (asked.shared and number in self.shared)
             self.holders.setdefault(number, []).append(owner)
-        self.ranges.append((base, base + asked.size - 1, owner))
+            self.free.discard(number)
+        each = 1 if self.space is Space.KVM_MEM_SLOT else asked.size
+        self.ranges += [(first, first + each - 1, owner) for first in range(base, base + asked.size, each)]
         if asked.shared:
             self.shared.add(base)
 
@@ -131,11 +137,17 @@ class Model:
             if not self.holders[number]:
                 del self.holders[number]
                 self.shared.discard(number)
+                self.free |= {number} & self.pool
 
     def without(self, owners: Iterable[str]) -> Model:
         """The same space, had these been released."""
         twin = Model.__new__(Model)
-        twin.__dict__ = {**self.__dict__, "ranges": list(self.ranges), "shared": set(self.shared)}
+        twin.__dict__ = {
+            **self.__dict__,
+            "ranges": list(self.ranges),
+            "shared": set(self.shared),
+            "free": set(self.free),
+        }
         twin.holders = {number: list(names) for number, names in self.holders.items()}
         for owner in owners:
             twin.give(owner)
@@ -152,12 +164,15 @@ class Model:
         free = {n for n in self.free if window[0] <= n <= window[1]}
         if window[0] == window[1] and self.can_have(window[0], shared=asked.shared):
             free.add(window[0])
-        holes = [list(hole) for hole in runs(free)]
+        holes = runs(free, self.seams)
         aligned = max((hole[-1] - up(hole[0], asked.align) + 1 for hole in holes), default=0)
         by_name = window[0] == window[1] and (asked.shared or asked.exact not in (None, self.line))
-        held = {number: owners for number, owners in self.holders.items() if by_name or number in self.pool}
-        touching = [*ranges_of(held), *self.walls]
-        blockers = sorted((f, last, who) for f, last, who in touching if f <= window[1] and last >= window[0])
+        touching: dict[tuple[int, int], list[str]] = {}
+        for first, last, who in sorted(self.ranges):
+            if first <= window[1] and last >= window[0] and (by_name or first in self.pool):
+                touching.setdefault((first, last), []).append(who)
+        walls = [(first, last, who) for first, last, who in self.walls if first <= window[1] and last >= window[0]]
+        blockers = sorted([*joined(touching, self.seams), *walls])
         return Reasons(
             window,
             [len(hole) for hole in holes],
@@ -176,7 +191,7 @@ class Model:
         if window[0] == self.line and not asked.shared:
             return "OutOfRange"
         known = all(n in self.pool or self.space is Space.MAC or (asked.shared and n == self.line) for n in wanted)
-        return "AddressConflict" if known else "OutOfRange"
+        return "AddressConflict" if known and self.seams.isdisjoint(wanted[1:]) else "OutOfRange"
 
     def fewest(self, asked: Asked, device: str) -> int | None:
         """How few devices would have to be released to make it fit; None when no release helps. All sets are tried."""
@@ -198,9 +213,7 @@ class World:
             if platform.joined.get(space, space) is not space:
                 continue
             walls = [
-                (r.first, r.last, r.owner)
-                for r in platform.reserved
-                if platform.joined.get(r.space, r.space) is space
+                (r.first, r.last, r.owner) for r in platform.reserved if platform.joined.get(r.space, r.space) is space
             ]
             line = platform.shared_irq if space is Space.LEGACY_IRQ else None
             self.models[space] = Model(space, platform.pools.get(space, ()), walls, line)
@@ -251,34 +264,33 @@ class World:
                 exact = c.base
             case _:
                 exact, align = (low if policy == "exact" else None), c.align
-        return Asked(
-            size, align, low, high, policy == "last", exact, getattr(c, "shared", False), window is not None
-        )
+        return Asked(size, align, low, high, policy == "last", exact, getattr(c, "shared", False), window is not None)
 
 
-def runs(numbers: Iterable[int]) -> list[list[int]]:
-    """Sorted, cut where numbers are missing."""
+def runs(numbers: Iterable[int], seams: Iterable[int] = ()) -> list[list[int]]:
+    """Sorted, cut where numbers are missing and at the seams."""
     found: list[list[int]] = []
     for number in sorted(numbers):
-        if found and number == found[-1][-1] + 1:
+        if found and number == found[-1][-1] + 1 and number not in seams:
             found[-1].append(number)
         else:
             found.append([number])
     return found
 
 
-def ranges_of(holders: dict[int, list[str]]) -> list[tuple[int, int, str]]:
-    """Neighbouring numbers with the same holders as one range, for each holder."""
+def joined(places: dict[tuple[int, int], list[str]], seams: Iterable[int]) -> list[tuple[int, int, str]]:
+    """Neighbouring ranges with the same holders as one, for each holder."""
     found: list[tuple[int, int, list[str]]] = []
-    for number, owners in sorted((number, sorted(owners)) for number, owners in holders.items()):
-        if found and found[-1][1] + 1 == number and found[-1][2] == owners:
-            found[-1] = (found[-1][0], number, owners)
+    for (first, last), owners in sorted(places.items()):
+        if found and found[-1][1] + 1 == first and found[-1][2] == owners and first not in seams:
+            found[-1] = (found[-1][0], last, owners)
         else:
-            found.append((number, number, owners))
+            found.append((first, last, owners))
     return [(first, last, who) for first, last, owners in found for who in owners]
 
 
 def up(number: int, align: int) -> int:
+    """The next aligned number."""
     return -(-number // align) * align
 
 
@@ -333,6 +345,33 @@ def wish(dice: Random, space: Space, platform: esrm.Platform) -> Any:
         case Space.MAC:
             address = dice.choice([None, None, number(), dice.randrange(2**48)])
             return esrm.MacAddressConstraint(None if address is None else address.to_bytes(6, "big").hex(":"))
+
+
+BEHIND = {Space.PIO: esrm.PioConstraint, Space.MMIO: esrm.MmioConstraint}
+
+
+def behind_a_bridge(space: Space, platform: esrm.Platform) -> tuple[esrm.VmState, World]:
+    """The same pools as windows of a bridge on a wide platform: what is behind lies whole in one of them."""
+    state, pools = vm({space: [(0, space.last)]}, policy=platform.policy), platform.pools[space]
+    give(state, "bridge", *[BEHIND[space](last - first + 1, (first, last), 1, "exact") for first, last in pools])
+    world = World(platform)
+    world.models[space] = Model(space, pools, apart=True)
+    return state, world
+
+
+SUBJECTS = [*Space, "joined", "behind"]
+"""Every space alone, lines and messages out of one pool, and the windows of a bridge."""
+
+
+def small_world(dice: Random, subject: Any) -> tuple[list[Space], esrm.Platform, esrm.VmState, World, str | None]:
+    """Which spaces to ask of, the pools to ask near, a new VM and its model, and whom to live inside."""
+    spaces = [Space.LEGACY_IRQ, Space.MSI_IRQ] if subject == "joined" else [subject]
+    if subject == "behind":
+        spaces = [dice.choice(list(BEHIND))]
+        platform = small_platform(dice, spaces[0])
+        return (spaces, platform, *behind_a_bridge(spaces[0], platform), "bridge")
+    platform = small_platform(dice, spaces[0], subject == "joined")
+    return spaces, platform, esrm.replay([esrm.VmCreated(platform)]), World(platform), None
 
 
 def _range(dice: Random, space: Space, number: Any) -> Any:

@@ -89,7 +89,7 @@ def _reach(arrows: set[tuple[Phase | None, Phase | None]]) -> set[Phase | None]:
 
 
 def test_the_way_back_mirrors_the_way_there() -> None:
-    """Forward it is one phase at a time; back, a device stops answering, then holding, then living, where it began to."""
+    """Forward it is one phase at a time; back, a device stops answering, holding, living just where it began to."""
     order = {phase: index for index, phase in enumerate(PHASES)}
     for (here, _), (there, event) in pairwise(WAY):
         assert TRANSITIONS[here, event] is there
@@ -107,7 +107,7 @@ def test_the_way_back_mirrors_the_way_there() -> None:
 def test_every_event_of_a_device_has_its_place() -> None:
     """Each event but the VM's own stands in the table, each but the refusal has a step, and each step is asked for."""
     events = {event for _, event in TRANSITIONS}
-    assert events == set(esrm.core.state._HANDLERS) - {esrm.VmCreated}
+    assert events == {*esrm.core.state._STEPS, *esrm.core.state._OTHERS} - {esrm.VmCreated}
     assert set(STEPS) == events - {esrm.AllocationRefused} == set(ASK)
     assert all(callable(getattr(decide, step)) for step in STEPS.values())
     assert all(callable(getattr(esrm.ResourceManager, step)) for step in STEPS.values())
@@ -122,18 +122,20 @@ def test_who_holds_and_who_answers() -> None:
 @pytest.mark.parametrize(
     ("phase", "steps"),
     [
-        (None, ["create"]),
-        (Phase.CREATED, ["declare", "remove"]),
-        (Phase.DECLARED, ["declare", "allocate", "remove"]),
-        (Phase.ALLOCATED, ["assign", "move", "release"]),
-        (Phase.ASSIGNED, ["register", "move", "release"]),
-        (Phase.REGISTERED, ["move", "request_unplug", "unregister"]),
-        (Phase.UNPLUGGING, ["refuse_unplug", "unregister"]),
+        ("nothing", {"create": "created"}),
+        ("created", {"declare": "declared", "remove": "nothing"}),
+        ("declared", {"declare": "declared", "allocate": "allocated", "remove": "nothing"}),
+        ("allocated", {"assign": "assigned", "move": "allocated", "release": "declared"}),
+        ("assigned", {"register": "registered", "move": "assigned", "release": "declared"}),
+        ("registered", {"move": "registered", "request_unplug": "unplugging", "unregister": "assigned"}),
+        ("unplugging", {"refuse_unplug": "registered", "unregister": "assigned"}),
     ],
 )
-def test_the_steps_a_phase_allows(phase: Phase | None, steps: list[str]) -> None:
-    """The table once more, as people would say it."""
-    assert lifecycle.allowed(phase) == steps
+def test_the_steps_a_phase_allows(phase: str, steps: dict[str, str]) -> None:
+    """The table once more, as people would say it: from a phase, by a step, to a phase."""
+    source = None if phase == "nothing" else Phase(phase)
+    assert lifecycle.allowed(source) == list(steps)
+    assert {STEPS[e]: _name(t) for (s, e), t in TRANSITIONS.items() if s is source and e in STEPS} == steps
 
 
 # -- every pair of a phase and a step --------------------------------------------------------------------------------
@@ -254,6 +256,9 @@ def test_the_guest_may_keep_a_device() -> None:
 @pytest.mark.parametrize("reason", ["x" * 10_000_000, "\ud800" * 5, "line\nbreak", ""])
 def test_a_reason_never_stands_in_the_way(reason: str) -> None:
     """However long or odd, a reason is cut and can be written."""
-    for fact in (*decide.release(at(Phase.ASSIGNED), "net0", reason), *decide.refuse_unplug(at(LIVING[-1]), "net0", reason)):
+    for fact in (
+        *decide.release(at(Phase.ASSIGNED), "net0", reason),
+        *decide.refuse_unplug(at(LIVING[-1]), "net0", reason),
+    ):
         assert len(fact.reason) <= decide.REASON_MAX
         assert esrm.core.events.decode(esrm.core.events.encode(fact)) == fact

@@ -1,4 +1,4 @@
-"""Platforms: what contradicts itself is refused, files become platforms, and the shipped profiles keep their numbers."""
+"""Platforms: what contradicts itself is refused, files are loaded, and the shipped profiles keep their numbers."""
 
 from __future__ import annotations
 
@@ -221,6 +221,7 @@ BITS = {"x86_64": 46, "aarch64": 40}
 
 
 def sized(base: int, size: int) -> tuple[int, int]:
+    """First and last address of so many."""
     return base, base + size - 1
 
 

@@ -193,7 +193,7 @@ def test_a_number_is_checked_when_it_is_built(build: Any, field: str, low: int, 
     build(high)
     if optional:
         build(None)
-    beyond = [low - 1, high + 1, high * 2 + 1, -1, -high, 10**5000, *([] if optional else [None])]
+    beyond = [low - 1, high + 1, high * 2, high * 2 + 1, -1, -high, 10**5000, *([] if optional else [None])]
     for value in [*beyond, *NOT_NUMBERS]:
         with pytest.raises(InvalidConstraint, match=r"^\w+\.") as refused:
             build(value)
@@ -232,7 +232,7 @@ def test_parts_that_contradict_each_other_are_refused(build: Any, said: str) -> 
 @pytest.mark.parametrize(
     "text",
     ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52-54-00-12-34-56", "5254:00:12:34:56", "g2:54:00:12:34:56", 5,
-     None, b"52:54:00:12:34:56", " 52:54:00:12:34:56", "52:54:00:12:34:56\n", "٥2:54:00:12:34:56", HUGE],
+     None, b"52:54:00:12:34:56", " 52:54:00:12:34:56", "52:54:00:12:34:56\n", "\u06652:54:00:12:34:56", HUGE],
 )  # fmt: skip
 def test_an_ethernet_address_is_six_octets(text: Any) -> None:
     """Anything but six colon-separated octets is refused, shortly."""
@@ -289,7 +289,9 @@ def test_values_are_equal_when_their_fields_are(one: Any, other: Any) -> None:
     twin = msgspec.structs.replace(one)
     assert one == twin
     assert hash(one) == hash(twin)
-    assert (one == other) == (type(one) is type(other) and msgspec.structs.astuple(one) == msgspec.structs.astuple(other))
+    assert (one == other) == (
+        type(one) is type(other) and msgspec.structs.astuple(one) == msgspec.structs.astuple(other)
+    )
 
 
 @given(ANYTHING)
@@ -376,7 +378,7 @@ def test_device_resources_are_a_sequence() -> None:
     assert entries[:2] == DeviceResources([PioAddressRange(0, 5), MmioAddressRange(0x1234_5678, 0x8765_4321)])
     assert LegacyIrq(0x168) in entries
     assert entries.index(LegacyIrq(0x168)) == 2
-    assert list(reversed(entries))[0] == KvmMemSlot(0x100)
+    assert next(reversed(entries)) == KvmMemSlot(0x100)
     assert entries == device_resources()
     assert entries != DeviceResources()
     assert entries != list(entries)

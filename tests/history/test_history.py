@@ -115,6 +115,26 @@ async def test_times_with_and_without_a_zone(url: str):
         assert (await history.at(time=record.time_ns - 1)).revision == 11
 
 
+async def test_a_fraction_of_a_second_covers_what_begins_with_it(url: str):
+    """``.12`` names all nanoseconds from .120000000 to .129999999: what a screen shows can be typed back."""
+    clock = Clock()
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY, clock=clock) as vm:
+        for nanoseconds in (120_000_000, 129_999_999, 130_000_000, 999_999_999, SECOND):
+            clock.now = START_NS + nanoseconds
+            await vm.create(f"dev{vm.revision}")
+        history = History(store, "web-1")
+        second = f"{datetime.fromtimestamp(START_NS // SECOND, UTC):%Y-%m-%dT%H:%M:%S}"
+        shown = {"": 0, ".1": 3, ".12": 2, ".120000000": 1, ".120000001": 1, ",13": 3, ".9": 4, ".000000000": 0}
+        for fraction, revision in shown.items():
+            assert await history.revision(f"@{{{second}{fraction}}}") == revision, fraction
+            assert await history.revision(f"@{{{second}{fraction}+00:00}}") == revision, fraction
+        compact = second.replace("-", "").replace(":", "")
+        assert await history.revision(f"@{{{compact}.12Z}}") == 2
+        for wrong in (f"{second}.", f"{second}.5x", f"{second[:4]}.5{second[4:]}", f"{second[:-1]}.5"):
+            with pytest.raises(UnknownMoment, match="is no time"):
+                await history.revision(f"@{{{wrong}}}")
+
+
 async def test_before_the_beginning(url: str):
     """A moment at which the VM had not begun is UnknownMoment, and says so; so is a VM that never was."""
     async with story(url) as (store, history, records):
@@ -133,6 +153,8 @@ async def test_before_the_beginning(url: str):
         for question in (lambda h: h.at(), lambda h: h.log(), lambda h: h.diff(0, 1), lambda h: h.timeline("net0")):
             with pytest.raises(UnknownMoment, match=r"no VM 'web-2'.*did you mean web-1"):
                 await question(History(store, "web-2"))
+            with pytest.raises(UnknownMoment, match="no VM 'web-2'"):
+                await History(store, "web-2").bisect(lambda state: True)
         assert (await history.at(time=datetime.max)).revision == 27
 
 
@@ -149,7 +171,7 @@ async def test_the_names_of_moments(url: str):
 
 GARBAGE = [
     "", " ", "x", "@@", "@~", "@~-1", "@~x", "@{", "@{}", "@{yesterday}", "@{2026-13-01}", "@{25:00}", "-1", "+1",
-    "1.0", "1e3", "0x10", "1_0", "\u0663", "\u00b2", "28", 28, -1, "@~28", "9" * 30, "@~" + "9" * 30,
+    "1.0", "1e3", "0x10", "1_0", "\u0663", "\u00b2", "28", 28, -1, "@~28", "9" * 30, "9" * 5_000, "@~" + "9" * 5_000,
     "@{" + "9" * 500 + "}", "0" * 36, "-" * 36, "z" * 36, "0197 " * 7 + "0",
     "00000000-0000-7000-8000-000000000000", "n" * 10_000_000, "\0", "@{\ud83d}",
 ]  # fmt: skip
@@ -265,6 +287,10 @@ async def test_log_filters(url: str):
         assert await history.log(actor="nobody") == await history.log(device="card", correlation="plug") == []
         stretch = f"@{{{datetime.fromtimestamp(records[20].time_ns / SECOND, UTC).isoformat()}}}"
         assert await history.log(since=stretch) == records[20:]
+        later = datetime.fromtimestamp(records[20].time_ns // SECOND, UTC) + timedelta(microseconds=1)
+        assert await history.log(since=later) == records[21:], "from a time on: what came after it"
+        assert await history.log(since="@{2001-01-01}") == records
+        assert await history.log(since="@{2200-01-01}") == []
 
 
 async def test_history_and_past_answer_alike(url: str):

@@ -157,7 +157,7 @@ async def test_what_cannot_have_happened_surfaces(url: str):
         told: list[str] = []
 
         async def wait(projection: Projection, position: int) -> None:
-            with pytest.raises(Corrupt, match=r"web-1, revision 2 \(position 3\): .*'ghost'"):
+            with anyio.fail_after(10), pytest.raises(Corrupt, match=r"web-1, revision 2 \(position 3\): .*'ghost'"):
                 await projection.wait_for(position)
             told.append("waited")
 

@@ -53,7 +53,8 @@ async def test_a_hot_plug_records_only_the_difference(tmp_path: Path) -> None:
         assert set(plugged.added) == {"0000:02:00.0", "0000:02:00.0/virtio-pci-modern"}
         assert (plugged.removed, plugged.changed, plugged.rebuilt) == ((), (), ())
         history = esrm.History(store, "q35")
-        touched = {name for record in await history.log(since=before.revision + 1) for name in esrm.devices_of(record.event)}
+        records = await history.log(since=before.revision + 1)
+        touched = {name for record in records for name in esrm.devices_of(record.event)}
         assert touched == set(plugged.added)
         unplugged = await import_machine(store, vm="q35", root=MACHINES / "q35")
         assert unplugged.removed == plugged.added

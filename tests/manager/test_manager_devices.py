@@ -138,6 +138,20 @@ async def test_detach_goes_on_after_a_crash_at_any_step(url: str, steps: int):
             await agree(store, vm)
 
 
+@pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
+async def test_detach_from_any_phase(url: str, phase: Phase):
+    """Also one that is being unplugged, or that never held anything: all of the way back that is left, and no more."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        usage = vm.usage()
+        await until(vm, "net0", phase)
+        await vm.detach("net0")
+        assert (vm.usage(), vm.state.devices) == (usage, {})
+        holding, answering = vm.revision - 1, {"created": 0, "declared": 0, "allocated": 1, "assigned": 1}
+        assert (await told(store))[-1 - answering.get(phase.value, 2) :] == BACK[-1 - answering.get(phase.value, 2) :]
+        assert holding == len(await told(store)) - 1
+        await agree(store, vm)
+
+
 async def test_other_constraints_while_it_holds(url: str):
     """A device that holds resources for other wishes must be detached first: nothing is asked of it, nothing moves."""
     async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
@@ -161,6 +175,21 @@ async def test_a_name_is_taken_by_one_object(url: str):
         assert await vm.attach(device) == device.assigned[0] == device.assigned[1]
         assert await store.head() == head
         assert await vm.mmio_read(base, 1) == b"\0"
+
+
+async def test_resources_taken_away_while_it_is_told(url: str):
+    """A device that lost its resources during ``assign`` is not attached: WrongPhase, and it does not answer."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+
+        class Robbed(Toy):
+            async def assign(self, resources: esrm.DeviceResources) -> None:
+                await vm.release(self.name, reason="somebody else's idea")
+
+        with pytest.raises(WrongPhase, match="in phase declared"):
+            await vm.attach(Robbed("net0"))
+        assert vm.live == {}
+        await vm.attach(Toy("net0"))
+        await agree(store, vm)
 
 
 class Slow(Toy):

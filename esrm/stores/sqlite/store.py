@@ -1,4 +1,4 @@
-"""The asynchronous face of a log on disk: a writer thread, a few readers, nothing that blocks the event loop.
+"""The asynchronous face of a log on disk: a writer, a few readers, nothing that blocks the event loop for long.
 
 Next: ``esrm.testing.check_store``, which it passes, and ``tests/stores/test_sqlite.py`` for what is its own.
 """
@@ -12,11 +12,10 @@ from pathlib import Path
 
 import anyio
 from anyio import to_thread
-from anyio.lowlevel import checkpoint
 
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T
-from esrm.stores.records import Codec, Draft, E, Record, decoded, prepare, record_of
+from esrm.stores.records import Codec, Draft, E, Record, decoded, prepare
 from esrm.stores.sqlite.committer import Append, Committer
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import SYNCHRONOUS, open_writer
@@ -38,6 +37,8 @@ class SqliteStore(Store[E]):
         codec: turns events into bytes of UTF-8, and back.
         synchronous: what a commit waits for, as above.
         busy_ms: how long to wait for another process's transaction before an append is a ``StoreError``.
+        inline_ms: while a commit takes less than this, in the median, small ones run on the event loop's own thread,
+            which is then blocked for that long; 0 (the default) for never. See ``writer.py``.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class SqliteStore(Store[E]):
         *,
         synchronous: str = "FULL",
         busy_ms: int = 5000,
+        inline_ms: float = 0,
     ) -> None:
         super().__init__(codec)
         if synchronous not in SYNCHRONOUS:
             raise StoreError(f"synchronous is one of {', '.join(SYNCHRONOUS)}, not {synchronous!r:.80}")
         self._path = Path(os.path.abspath(path))
-        self._synchronous, self._busy_ms = synchronous, busy_ms
+        self._synchronous, self._busy_ms, self._inline_ms = synchronous, busy_ms, inline_ms
         self._idle: deque[SqliteReader[E]] = deque()
 
     def __repr__(self) -> str:
@@ -60,14 +62,16 @@ class SqliteStore(Store[E]):
 
     async def _open(self) -> None:
         def begin() -> Committer[E]:
-            return Committer(self._path, open_writer(self._path, self._synchronous, self._busy_ms))
+            connection = open_writer(self._path, self._synchronous, self._busy_ms)
+            return Committer(self._path, connection, self._busy_ms)
 
         self._limiter = anyio.CapacityLimiter(READERS_MAX)
-        self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}")
+        self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}", self._inline_ms)
 
     async def _close(self) -> None:
         self._sweep()
         with anyio.CancelScope(shield=True):  # a close that is cancelled half-way would leave a thread behind
+            self._writer.see_off()
             await to_thread.run_sync(self._writer.stop)
 
     async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
@@ -79,13 +83,16 @@ class SqliteStore(Store[E]):
             raise append.error or StoreError(f"{self} gave no answer")
         if append.retried:
             return [decoded(self._codec, row) for row in append.rows]
-        return [record_of(row, draft.event) for row, draft in zip(append.rows, drafts, strict=True)]
+        return append.records
 
     async def wait_past(self, position: int) -> int:
         """Wait until the head is beyond ``position``, and return it; other processes' appends show within 50 ms."""
         self._check_usable()
-        await checkpoint()
         return await self._writer.wait_past(position)
+
+    def recent(self, after: int, limit: int, vm: str | None = None) -> list[Record[E]] | None:
+        """Return such records above ``after`` as are at hand; see ``Store.recent``."""
+        return self._writer.recent(after, limit, vm)
 
     def reader(self) -> SqliteReader[E]:
         """Return a new synchronous face of the same file."""
