@@ -6,6 +6,7 @@ small and shrunk under hypothesis, long and from a seed without it. Next: ``mode
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -18,10 +19,15 @@ SPACES = list(Space)
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 
 
+def scaled(number: int) -> int:
+    """So many, or less where ``ESRM_TEST_SCALE`` (0 to 1) says so: CI tries hard on one Python, less on the others."""
+    return max(1, round(number * float(os.environ.get("ESRM_TEST_SCALE", "1"))))
+
+
 def bounded(examples: int) -> settings:
     """How hard a test tries: so many examples, no clock, and a failure that says how to see it again."""
     return settings(
-        max_examples=examples,
+        max_examples=scaled(examples),
         deadline=None,
         print_blob=True,
         database=None,

@@ -422,6 +422,18 @@ def test_children_lie_inside_their_parent() -> None:
     assert code == "OutOfRange"
 
 
+def test_releases_behind_a_bridge_make_room_in_one_window() -> None:
+    """Room that would lie over the seam of two windows is no room, and who holds both sides of it is named twice."""
+    state = vm({Space.PIO: [(0, 31)]})
+    give(state, "bridge", PioConstraint(16), PioConstraint(16))
+    for device, *places in (("c", (0, 3)), ("ab", (12, 15), (16, 19)), ("d", (28, 31))):
+        give(state, device, *[PioConstraint(4, place) for place in places], parent="bridge")
+    _, reason = refusal(state, "x", PioConstraint(16), parent="bridge")
+    assert reason.releases == ("c", "ab")
+    assert (reason.free, reason.holes, reason.hole_max) == (16, 2, 8)
+    assert [(h.owner, h.first) for h in reason.blockers] == [("c", 0), ("ab", 12), ("ab", 16), ("d", 28)]
+
+
 def test_a_device_without_addresses_hands_its_children_on() -> None:
     """Behind a parent that holds no addresses of a space, the nearest ancestor that does serves."""
     state = bridge()
