@@ -100,7 +100,8 @@ async def test_who_keeps_up_does_not_read(store: Store[bytes], monkeypatch: pyte
             await store.append(f"vm-{n % 2}", drafts(b"x"), expected=n // 2)
     want = [one.position for one in await ask(lambda reader: reader.read_all(2)) if vm in (None, one.vm)]
     assert seen == [want] * 50
-    assert questions <= 2 * 50  # the first page of each, as the tail begins with the first who follows
+    # The first pages of each, as the tail begins with the first who follows; without it, some thousands.
+    assert questions <= 8 * 50
 
 
 async def test_who_fell_behind_the_tail_reads_the_store(store: Store[bytes], monkeypatch: pytest.MonkeyPatch):
