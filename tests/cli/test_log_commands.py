@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -195,6 +196,8 @@ def test_tail_f_goes_on_until_it_is_interrupted(tmp_path: Path, whose: list[str]
     path = tmp_path / "vm.db"
     anyio.run(begin, path, "b")
     command = [sys.executable, "-m", "esrm", "--store", str(path), "tail", "-f", "-n", "1", "--jsonl", *whose]
+    with suppress(ValueError):  # a shell's background job ignores the interrupt, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
