@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "The store": {
         "verify": "Check that the log is what was written.",
+        "doctor": "Look at a log, and at the place that it is in.",
         "export": "Write all records as JSON lines or CSV.",
         "page": "Write the address map over time as one HTML page.",
         "import": "Record the layout of a real machine.",

@@ -31,6 +31,7 @@ READING = [
     ["bisect", "--refused"],
     ["stats"],
     ["verify"],
+    ["doctor", "--no-write"],
     ["export"],
     ["page", "-o", "-"],
 ]
