@@ -18,9 +18,11 @@
     |   |-- NotMapped            nobody answers at this address
     |   |-- InvalidAccess        an access does not fit one registered range whole
     |   |-- TooLarge             a record exceeds a stated limit
-    |   `-- UnknownMoment        no such revision, time, position or record in the log
+    |   |-- UnknownMoment        no such revision, time, position or record in the log
+    |   `-- Malformed            a key, note, checkpoint or receipt that is none (also a ValueError)
     |-- Conflict             ask again: somebody else appended first
     |-- Corrupt              stop: the log cannot be what was written
+    |   `-- Unproven             a signature or proof does not hold: believe nothing that it was to show
     `-- StoreError           what the disk or the server did
 
 Three families, because there are three things a caller can do. Why separate from the code that raises: a caller
@@ -109,12 +111,20 @@ class UnknownMoment(Refused):
     """No such revision, time, position or record id in this VM's log."""
 
 
+class Malformed(Refused, ValueError):
+    """A key, signed note, checkpoint, receipt or request to a witness that is not in its form; says where not."""
+
+
 class Conflict(EsrmError):
     """Somebody else appended first: read what they wrote, decide anew."""
 
 
 class Corrupt(EsrmError):
     """The log cannot be what was written: stop, keep the file, run ``esrm verify``."""
+
+
+class Unproven(Corrupt):
+    """A signature, proof or cosignature that does not hold, or a log that is not the one it was made for."""
 
 
 class StoreError(EsrmError):
