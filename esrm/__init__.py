@@ -226,10 +226,16 @@ if TYPE_CHECKING:
         Refused as Refused,
     )
     from esrm.errors import (
+        Rejected as Rejected,
+    )
+    from esrm.errors import (
         StoreError as StoreError,
     )
     from esrm.errors import (
         TooLarge as TooLarge,
+    )
+    from esrm.errors import (
+        Unknown as Unknown,
     )
     from esrm.errors import (
         UnknownDevice as UnknownDevice,
@@ -277,6 +283,9 @@ if TYPE_CHECKING:
         Projection as Projection,
     )
     from esrm.stores.records import (
+        Committed as Committed,
+    )
+    from esrm.stores.records import (
         Draft as Draft,
     )
     from esrm.stores.records import (
@@ -310,14 +319,14 @@ _HOMES = {
     "esrm.devices": "Device MmioDevice PioDevice",
     "esrm.errors": (
         "AddressConflict Conflict Corrupt DuplicateDevice EsrmError InUse InvalidAccess InvalidConstraint InvalidName "
-        "InvalidPlatform NoSpace NotAllocated NotMapped OutOfRange Refused StoreError TooLarge UnknownDevice "
-        "UnknownMoment WrongPhase"
+        "InvalidPlatform NoSpace NotAllocated NotMapped OutOfRange Refused Rejected StoreError TooLarge Unknown "
+        "UnknownDevice UnknownMoment WrongPhase"
     ),
     "esrm.history": "Blame Change Diff History Past devices_of",
     "esrm.manager": "ResourceManager acting load_platform",
     "esrm.opening": "open_reader open_store",
     "esrm.projection": "Projection",
-    "esrm.stores.records": "Draft Record StreamHead",
+    "esrm.stores.records": "Committed Draft Record StreamHead",
     "esrm.subscription": "Subscription",
 }
 _MODULES = {"decide": "esrm.core.decide", "platforms": "esrm.core.profiles"}

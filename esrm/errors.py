@@ -24,6 +24,8 @@
     |-- Corrupt              stop: the log cannot be what was written
     |   `-- Unproven             a signature or proof does not hold: believe nothing that it was to show
     `-- StoreError           what the disk or the server did
+        |-- Rejected             nothing of the append stands, nor ever will: mend it and ask again
+        `-- Unknown              whether the append stands cannot be known yet: mend it and retry with the same ids
 
 Three families, because there are three things a caller can do. Why separate from the code that raises: a caller
 reads this page alone to know what to catch. Next: ``core/decide.py``, where most refusals are born.
@@ -129,3 +131,15 @@ class Unproven(Corrupt):
 
 class StoreError(EsrmError):
     """What the disk, the file or the server did; the message says what to mend."""
+
+
+class Rejected(StoreError):
+    """An append that does not stand, nor ever will; the message says what to mend before asking again."""
+
+
+class Unknown(StoreError):
+    """An append of which nobody can say at present whether it stands.
+
+    The message says what to mend. Then retry it with the same ids: it is answered as the first time if it stood, and
+    appended if it did not. A ``ResourceManager`` looks by itself before its next step.
+    """

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 SCHEMES = ("memory:", "sqlite:PATH")
 
 
-def open_store(url: str, *, synchronous: str = "FULL", inline_ms: float = 0) -> Store[events.Event]:
+def open_store(
+    url: str, *, synchronous: str = "FULL", anchor: str = "commit", inline_ms: float = 0
+) -> Store[events.Event]:
     """A store to be used with ``async with``.
 
     Args:
         url: ``memory:`` (gone when closed; each call is a store of its own) or ``sqlite:PATH`` (created if missing).
         synchronous: SQLite's durability of a commit: FULL (survives power loss), EXTRA, NORMAL (a power cut may take
             the last commits), OFF.
+        anchor: when the head is written beside an SQLite log: at each ``commit``, or once a ``second``.
         inline_ms: while SQLite's commits take less than so many milliseconds, in the median, small ones may run on the
             event loop's own thread; 0: never. See ``stores/sqlite/writer.py``.
 
@@ -38,7 +41,7 @@ def open_store(url: str, *, synchronous: str = "FULL", inline_ms: float = 0) -> 
     if scheme == "sqlite" and path:
         from esrm.stores.sqlite import SqliteStore
 
-        return SqliteStore(path, events, synchronous=synchronous, inline_ms=inline_ms)
+        return SqliteStore(path, events, synchronous=synchronous, anchor=anchor, inline_ms=inline_ms)
     raise _unknown(url)
 
 

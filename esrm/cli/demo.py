@@ -244,7 +244,7 @@ def _make_room(path: Path) -> None:
         return
     if not _is_demo(path):
         raise click.UsageError(f"{path} exists, and is no demo's log: choose another file with --store")
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-head")):
         name.unlink(missing_ok=True)
 
 

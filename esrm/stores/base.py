@@ -22,12 +22,13 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from zlib import crc32
 
 from esrm.errors import Conflict, StoreError
-from esrm.stores.chain import Fault, Verdict, link, verify
-from esrm.stores.records import PAGE, Batch, Codec, Draft, E, Record, Row, StreamHead, decoded, id_bytes
+from esrm.stores.chain import Anchor, Fault, Verdict, link, verify
+from esrm.stores.records import PAGE, Batch, Codec, Committed, Draft, E, Record, Row, StreamHead, decoded, id_bytes
 from esrm.subscription import Subscription
 
 __all__ = [
-    "Codec", "Draft", "E", "Fault", "Reader", "Record", "Row", "Store", "StreamHead", "Verdict", "link", "verify",
+    "Anchor", "Codec", "Committed", "Draft", "E", "Fault", "Reader", "Record", "Row", "Store", "StreamHead", "Verdict",
+    "link", "verify",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -98,6 +99,14 @@ class Reader(ABC, Generic[E]):
         rows = self.rows(limit=until)
         while page := list(islice(rows, PAGE)):
             yield [(row[0], row[1], row[2], row[7]) for row in page if crc32(row[1].encode()) % shares == share]
+
+    def anchor(self) -> Anchor | None:
+        """Return what is noted outside of the log about its head, for ``verify``; None for nothing.
+
+        Raises:
+            Corrupt: what was noted is damaged.
+        """
+        return None
 
     def names(self) -> dict[Any, str]:
         """Return the streams' names by the keys that ``pages`` gives them."""
@@ -177,8 +186,10 @@ class Store(ABC, Generic[E]):
             await self._close()
 
     @abstractmethod
-    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
+    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> Committed[E]:
         """Add drafts to the end of a stream, all or none, if it ends where the caller thinks.
+
+        What it returns are the records, in a list whose class says how well they stand (``Committed``).
 
         Args:
             vm: the stream, 1 to 255 printable characters; it begins with its first record.
@@ -190,9 +201,13 @@ class Store(ABC, Generic[E]):
                 the drafts, this is the retry of an append that succeeded: those records are returned as the first
                 time.
             InvalidName, TooLarge: before anything is written.
-            StoreError: the disk or server failed. Whether the batch stands is then unknown: retry with the same ids.
+            Rejected: the disk or server failed, or somebody else is the writer; nothing of the batch stands, nor ever
+                will. Ask again when that is mended.
+            Unknown: the disk or server failed, and whether the batch stands cannot be found out at present. Retry with
+                the same ids when that is mended: it is then answered as the first time, or appended.
+            Corrupt: the log has lost or changed what was acknowledged; nothing is appended.
 
-        A caller cancelled while waiting knows as little: the batch then stands whole or not at all.
+        A caller cancelled while waiting knows as little as after ``Unknown``: the batch stands whole or not at all.
         """
 
     @abstractmethod

@@ -1,7 +1,8 @@
 r"""The chain: each record's hash covers all its columns and the hash before it in its VM's stream.
 
-It decides what can be changed in a log without anybody noticing: nothing but the tail. (A log cut short at its end is
-whole in itself; who must notice that keeps a stream's head somewhere else.)
+It decides what can be changed in a log without anybody noticing: nothing but the tail, for a log cut short at its end
+is whole in itself. So a store on disk also notes its head outside of the log: an ``Anchor``, whose running hash
+(``extend``) covers every record of every stream up to its position.
 
 The hash, so that another program can compute it: SHA-256 over the bytes below, big-endian, unsigned, in this order::
 
@@ -70,6 +71,25 @@ def _digest(
     return _sha256(fixed + vm + actor + correlation + data).digest()
 
 
+def extend(log: bytes, hash: bytes) -> bytes:
+    """Return the running hash of a log, one record later: SHA-256 over ``log`` (zeros for none yet) and its hash."""
+    return _sha256(log + hash).digest()
+
+
+class Anchor(msgspec.Struct, frozen=True):
+    """What is known, from outside of a log, about what it must hold.
+
+    Attributes:
+        position: the last position that was acknowledged; 0 for none.
+        hash: the 32-byte hash of the record there.
+        log: the running hash over all records up to there (``extend``), 32 bytes.
+    """
+
+    position: int
+    hash: bytes
+    log: bytes
+
+
 class Fault(msgspec.Struct, frozen=True):
     """The first record that is not as it was written. Position or revision is that which should have stood there."""
 
@@ -101,14 +121,19 @@ class Rows(Protocol):
         """Yield stored rows in order: of one VM after a revision, or of all after a position."""
         ...
 
+    def anchor(self) -> Anchor | None:
+        """Return what is noted outside of the log about its head; None for nothing."""
+        ...
+
 
 def verify(
     reader: Rows, vm: str | None = None, after: int | None = None, *, tick: Callable[[int], object] | None = None
 ) -> Verdict:
     """Recompute the chain, streaming, and stop at the first record that is not as it was written.
 
-    It finds a changed column, a missing or doubled position or revision, and a row that cannot be read at all.
-    It cannot find records cut off the very end; for that, compare the head with one written down elsewhere.
+    It finds a changed column, a missing or doubled position or revision, and a row that cannot be read at all. All
+    streams together are also compared with the head that the store has noted outside of the log, if it has: so records
+    missing at the end are found, and, from the beginning on, records whose hashes were all computed anew.
 
     Args:
         reader: a synchronous face of the store.
@@ -116,7 +141,12 @@ def verify(
         after: begin behind this revision (of ``vm``) or position (of the store); what stands before it is trusted.
         tick: called after each page with the number of records that stand so far, for a progress bar.
     """
+    try:
+        anchor = reader.anchor() if vm is None else None  # before the rows: more may be appended meanwhile
+    except Corrupt as error:
+        return Verdict(0, Fault(0, "", -1, str(error)))
     seals: dict[str, tuple[int, bytes]] = {}
+    log = None if vm is not None or after else GENESIS  # the running hash, where it can be known
     last, good, size = (-1 if vm is not None else 0) if after is None else after, 0, PAGE
     while True:
         try:
@@ -129,6 +159,9 @@ def verify(
                 good, Fault(last + 1, "", -1, str(error)) if vm is None else Fault(0, vm, last + 1, str(error))
             )
         if not page:
+            if anchor is not None and anchor.position > last:
+                gone = f"missing, and all up to position {anchor.position}: they were acknowledged, says the head file"
+                return Verdict(good, Fault(last + 1, "", -1, gone))
             return Verdict(good)
         for row in page:
             position, name, revision = row[:3]
@@ -139,9 +172,23 @@ def verify(
             if fault := _fault(row, *seals[name]):
                 return Verdict(good, fault)
             seals[name] = revision, row[8]
+            log = log and extend(log, row[8])
+            if anchor is not None and position == anchor.position and (fault := _astray(row, log, anchor)):
+                return Verdict(good, fault)
             last, good = (position if vm is None else revision), good + 1
         if tick is not None:
             tick(good)
+
+
+def _astray(row: Row, log: bytes | None, anchor: Anchor) -> Fault | None:
+    """What is wrong with the record at the anchor's position, or with all before it, if something is."""
+    if row[8] != anchor.hash:
+        what = f"whole in itself, but the record acknowledged here had the hash {anchor.hash.hex()}, says the head file"
+    elif log is not None and log != anchor.log:
+        what = "this and all before it are whole in themselves, but not what was acknowledged, says the head file"
+    else:
+        return None
+    return Fault(row[0], row[1], row[2], what)
 
 
 def _trusted(reader: Rows, vm: str, revision: int) -> tuple[int, bytes]:

@@ -16,7 +16,20 @@ from anyio.lowlevel import checkpoint
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T, conflict
 from esrm.stores.chain import GENESIS, seal
-from esrm.stores.records import Batch, Codec, Draft, E, Record, Row, StreamHead, decoded, entered, head_of, prepare
+from esrm.stores.records import (
+    Batch,
+    Codec,
+    CommittedVolatile,
+    Draft,
+    E,
+    Record,
+    Row,
+    StreamHead,
+    decoded,
+    entered,
+    head_of,
+    prepare,
+)  # fmt: skip
 from esrm.stores.tail import Tail
 
 
@@ -91,7 +104,7 @@ class MemoryStore(Store[E]):
     async def _close(self) -> None:
         self._moved.set()
 
-    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
+    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> CommittedVolatile[E]:
         """Add drafts to the end of a stream; see ``Store.append``. A cancelled append has not happened."""
         self._check_usable()
         batch = prepare(self._codec, vm, drafts, expected)
@@ -100,12 +113,12 @@ class MemoryStore(Store[E]):
         stream = self._shelf.streams.get(vm, [])
         if expected == len(stream) - 1:
             rows = self._write(batch, stream)
-            records = entered(rows, drafts)
+            records = CommittedVolatile(entered(rows, drafts))
             self._tail.extend(records, batch.datas)
             return records
         standing = stream[expected + 1 : expected + 1 + len(drafts)]
         if drafts and [row[3] for row in standing] == batch.ids:
-            return [decoded(self._codec, row) for row in standing]
+            return CommittedVolatile(decoded(self._codec, row) for row in standing)
         raise conflict(batch, len(stream) - 1)
 
     def _write(self, batch: Batch[E], stream: list[Row]) -> list[Row]:

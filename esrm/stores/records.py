@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -94,6 +94,39 @@ class Record(msgspec.Struct, Generic[E], frozen=True, gc=False):
     def __str__(self) -> str:
         who = f" by {self.actor}" if self.actor else ""
         return f"{self.vm}@{self.revision} (position {self.position}) {iso(self.time_ns)}{who}: {self.event}"
+
+
+class Committed(list[Record[E]]):
+    """What an append answers: its records, in order. They are on the disk, and the head is anchored behind them.
+
+    Its class says how well they stand; each weaker way, which somebody asked the store for by name, has its own.
+    """
+
+    durability: ClassVar[str] = "survives a power cut, and missing at the end of the log it would be noticed"
+
+
+class CommittedUnanchored(Committed[E]):
+    """On the disk; but the head is anchored each second only, so the last second could be cut off unseen."""
+
+    durability: ClassVar[str] = "survives a power cut; cut off within a second, it would not be noticed"
+
+
+class CommittedNormal(Committed[E]):
+    """Survives the end of the process, but the last of these may be lost in a power cut (``synchronous="NORMAL"``)."""
+
+    durability: ClassVar[str] = "survives the end of the process, perhaps not a power cut"
+
+
+class CommittedOff(Committed[E]):
+    """Survives the end of the process; a power cut may damage the log (``synchronous="OFF"``)."""
+
+    durability: ClassVar[str] = "survives the end of the process; a power cut may damage the log"
+
+
+class CommittedVolatile(Committed[E]):
+    """In memory, for as long as the process lives."""
+
+    durability: ClassVar[str] = "in memory only"
 
 
 class StreamHead(msgspec.Struct, frozen=True):

@@ -172,7 +172,7 @@ def test_no_easier_to_read_than_the_log(tmp_path: Path):
     before = path.read_bytes()
     assert oct(warm(path).stat().st_mode & 0o777) == "0o600"
     assert path.read_bytes() == before
-    assert {entry.name for entry in tmp_path.iterdir()} == {"vm.db", "vm.db-cache"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"vm.db", "vm.db-cache", "vm.db-head"}
 
 
 def test_while_another_one_writes(tmp_path: Path):

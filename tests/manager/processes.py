@@ -1,4 +1,4 @@
-"""Other processes for the tests: one that competes, one that follows, one whose children are killed.
+"""Other processes for the tests: one that wants to write, one that follows, one whose children are killed.
 
 Run as a program by ``start``; each answers on its standard output, one line at a time. Separate from the tests, so
 that it imports no pytest and is there in a moment.
@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 
 import esrm
-from esrm import Conflict, Draft, ResourceManager, open_store
+from esrm import Draft, ResourceManager, open_store
 from esrm.manager import Uuid7
 
 BATCH = 5
@@ -46,23 +46,18 @@ def tell(*words: object) -> None:
 
 
 async def rival(url: str, name: str, steps: str) -> None:
-    """Append so many steps to a VM that others write, too; asks again after each conflict."""
+    """Append so many steps to a VM that another process wants to write, too; says how that went, and stays a while."""
     async with open_store(url) as store:
         tell("ready")
         sys.stdin.readline()
-        conflicts = 0
-        async with ResourceManager(store, vm="web-1", platform="x86_64", actor=name) as vm:
-            for number in range(int(steps)):
-                before = vm.revision
-                while True:
-                    try:
-                        await vm.create(f"{name}-{number}")
-                        break
-                    except Conflict:
-                        conflicts += 1
-                        assert vm.revision > before, "after a conflict the state is current"
-                        before = vm.revision
-        tell(conflicts)
+        try:
+            async with ResourceManager(store, vm="web-1", platform="x86_64", actor=name) as vm:
+                for number in range(int(steps)):
+                    await vm.create(f"{name}-{number}")
+                tell("wrote", os.getpid())
+        except esrm.Rejected as error:
+            tell("refused", error)
+        sys.stdin.readline()
 
 
 async def follower(url: str, until: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esrm.errors import Corrupt
-from esrm.stores.chain import Verdict, link, seal, verify
+from esrm.stores.chain import Anchor, Verdict, link, seal, verify
 from esrm.stores.records import Row, prepare
 from esrm.testing import BytesCodec, drafts
 
@@ -44,6 +44,7 @@ class Rows:
     def __init__(self) -> None:
         self.all: list[Row] = []
         self.broken: set[int] = set()
+        self.noted: Anchor | None = None
         for n in range(10):
             mine = [row for row in self.all if row[1] == f"vm-{n % 2}"]
             batch = prepare(BytesCodec(), f"vm-{n % 2}", drafts(b"0", b"1"), len(mine) - 1)
@@ -56,6 +57,9 @@ class Rows:
         if any(row[0] in self.broken for row in found):
             raise Corrupt("the page cannot be read")
         yield from found
+
+    def anchor(self) -> Anchor | None:
+        return self.noted
 
     def change(self, position: int, column: int, value: object) -> None:
         row = list(self.all[position - 1])

@@ -52,7 +52,7 @@ async def test_an_append_alone_is_committed_where_it_was_asked_for(
             assert (record.position, record.revision) == (n + 1, n)
         with pytest.raises(Conflict):
             await store.append("web-1", drafts(b"x"), expected=-1)
-        assert seen == [here] * 6
+        assert seen == [False] + [here] * 5  # the first one makes us the log's writer, which may take its time
         assert verify(store.reader()).good == 5
 
 
@@ -70,7 +70,7 @@ async def test_a_crowd_shares_commits_on_the_loop(path: Path, monkeypatch: pytes
                 group.start_soon(work, f"vm-{n}")
         assert [head.revision for head in await store.streams()] == [7] * 64
         assert verify(store.reader()).good == 512
-    assert all(seen)
+    assert all(seen[1:])
     assert len(seen) < 32
 
 

@@ -5,11 +5,18 @@ against the heads of their streams as this batch leaves them, before a row is wr
 an answer and nobody else anything. Then the rows go in at once, and one COMMIT (one sync of the disk) makes all of
 them true together.
 
+It also decides when that may be said. After the COMMIT the files must still be those that were opened (an unlinked file
+takes commits into the void), and the head must be anchored outside of the log (``heads.py``). When SQLite or the disk
+fails at any point, nothing is guessed: this half is poisoned, opens the log anew, folds the WAL back so that nothing
+can come and go any more, and reads from the log what became of each append. Until that works, appends are turned away,
+and each one tries first whether it works by now.
+
 Separate from who calls it and when, because this half is plain SQL that answers at once. Next: ``writer.py``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
@@ -20,15 +27,30 @@ from typing import Any, Generic
 import apsw
 import msgspec
 
-from esrm.errors import EsrmError, StoreError
+from esrm.errors import Corrupt, EsrmError, Rejected, StoreError, Unknown
 from esrm.stores.base import conflict
-from esrm.stores.chain import GENESIS, seal
-from esrm.stores.records import Batch, E, Record, Row
+from esrm.stores.chain import GENESIS, extend, seal
+from esrm.stores.records import (
+    Batch,
+    Committed,
+    CommittedNormal,
+    CommittedOff,
+    CommittedUnanchored,
+    E,
+    Record,
+    Row,
+)  # fmt: skip
+from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
 from esrm.stores.sqlite.reader import BY_REVISION, HEAD, LAST_OF
-from esrm.stores.sqlite.schema import fetch, translated, trouble
+from esrm.stores.sqlite.schema import close, cramped, fetch, open_writer, translated, trouble
 
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
+_HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
 FOLD_PAGES = 1000  # 4 MB of WAL, as SQLite has it: a sync costs a third when the file need not grow
+ANCHOR_S = 1.0
+_NO_FILE = 0, 0
+_AGAIN = "nothing of this append stands: ask again"
+_RETRY = "whether this append stands is unknown: retry it with the same ids"
 
 
 class Append(Generic[E]):
@@ -44,7 +66,34 @@ class Append(Generic[E]):
         self.retried = False  # the rows stood before: it is for them to say what the events are
 
 
-class _Head(msgspec.Struct):
+class Mode(msgspec.Struct, frozen=True):
+    """How well a commit stands before it is acknowledged.
+
+    Attributes:
+        synchronous: what SQLite waits for: FULL, EXTRA, NORMAL or OFF.
+        anchored: when the head is written: at each ``commit``, each ``second``, or when the WAL is ``folded``. With
+            NORMAL and OFF always the last: the head must never be ahead of what is on the disk.
+    """
+
+    synchronous: str
+    anchored: str
+
+    @property
+    def safe(self) -> bool:
+        """Whether what is committed is on the disk."""
+        return self.synchronous in ("FULL", "EXTRA")
+
+    @property
+    def answer(self) -> type[Committed[Any]]:
+        """The class of what an append answers."""
+        if not self.safe:
+            return CommittedNormal if self.synchronous == "NORMAL" else CommittedOff
+        return Committed if self.anchored == "commit" else CommittedUnanchored
+
+
+class _End(msgspec.Struct):
+    """Where a stream ends, or would, with what the transaction under way adds."""
+
     stream: int
     revision: int
     hash: bytes
@@ -54,37 +103,58 @@ class Committer(Generic[E]):
     """The writing side of a log: any thread's, but of one at a time.
 
     Attributes:
-        head: the last committed position we know of; only grows.
+        head: the last acknowledged position we know of; only grows.
         commit_s: how long the last COMMIT took, in seconds: 0 if it had nothing to write, infinite if it failed.
         full: whether the WAL is so long that it is time to fold it back.
+        poisoned: what the disk did, if nothing can be appended until it is mended; None if all is well.
     """
 
-    def __init__(self, path: Path, connection: apsw.Connection, busy_ms: int) -> None:
-        self._path, self._connection, self._busy_ms, self._patient = path, connection, busy_ms, True
-        self._heads: dict[str, _Head] = {}  # true as of position _sealed; forgotten when somebody else appends
-        self._sealed = 0
-        self._version = -1  # SQLite's data version as of _sealed; -1 if what we know of the heads may be wrong
+    def __init__(self, path: Path, mode: Mode, busy_ms: int) -> None:
+        self._path, self._mode, self._busy_ms = path, mode, busy_ms
+        self._paths = str(path), f"{path}-wal", f"{path}-shm", str(head_path(path))
+        self._file = HeadFile(path)
+        self._ends: dict[str, _End] = {}  # true as of position _sealed; forgotten when somebody else appends
+        self._sealed, self._hash, self._log = 0, GENESIS, GENESIS  # the end of the log, once we are its writer
         self._pending: list[tuple[Any, ...]] = []
-        self._folded = 0  # how many pages had been written when the WAL was last folded
+        self._doubtful: Sequence[Append[E]] = ()  # appends whose COMMIT had begun when it failed
+        self._anchored_s = 0.0  # when the head was last anchored
         self.head, self.commit_s, self.full = 0, 0.0, False
-        self._run: Callable[[str], object] = connection.execute  # pyright: ignore[reportUnknownMemberType]  as in fetch
-        connection.wal_autocheckpoint(0)  # it would fold inside whatever commit it hits: that is for fold()
-        self.look()
+        self.poisoned: Exception | None = None
+        self._connection: apsw.Connection | None = None
+        self._connect(create=True)
+        try:
+            with translated(path):
+                self._check_anchor(read_head(head_path(path)))
+            self.look()
+        except BaseException:
+            self._disconnect()
+            raise
 
     def look(self) -> None:
-        """Learn what other processes have committed."""
-        with translated(self._path):
-            self._be_patient(True)
-            self.head = max(self.head, self._fetch(HEAD)[0][0])
+        """Learn what other processes have committed. The writer of a log knows without looking."""
+        if not self._file.claimed:
+            with translated(self._path):
+                self._be_patient(True)
+                self.head = max(self.head, self._fetch(HEAD)[0][0])
 
     def commit(self, appends: Sequence[Append[E]], *, patient: bool = True) -> bool:
-        """Fill in the outcome of every append. If the disk fails, none of them stands and each gets the error.
+        """Fill in the outcome of every append.
 
-        Returns False, and has done nothing, if another process is writing and we are not to wait for it.
+        Returns False, and leaves the outcomes open, if that needs more patience: another process is writing, the log
+        is not ours yet, or the disk has failed.
         """
         self.commit_s = 0.0
+        if not patient and (self.poisoned or not self._file.claimed):
+            return False
+        begun = False
         try:
+            if self._doubtful:
+                self._resolve()
+                return True
+            if self.poisoned:
+                self._mend()
             self._be_patient(patient)
+            self._claim()
             try:
                 self._run("BEGIN IMMEDIATE")
             except apsw.BusyError:
@@ -96,104 +166,357 @@ class Committer(Generic[E]):
                 self._settle(append)
             self._write()
             began = perf_counter()
+            begun = True
             self._run("COMMIT")
-            self._version = self._connection.data_version()
-            self.full = self._written() >= self._folded + FOLD_PAGES
-            if self._sealed > self.head:
-                self.head, self.commit_s = self._sealed, perf_counter() - began
+            self._stand()
+            self.commit_s = perf_counter() - began
+        except Exception as error:
+            self._fail(error, appends, begun)
+            if self._doubtful:
+                if not patient:
+                    return False
+                self._resolve()
         except BaseException as error:  # whatever it was: nobody may wait for ever
-            self._roll_back()
-            self.commit_s = inf
-            for append in appends:
-                append.rows, append.error = None, _copy(error, self._path)
-            if not isinstance(error, Exception):
-                raise
+            self._fail(error, appends, begun)
+            self._leave_open()
+            raise
         return True
 
     def fold(self) -> None:
         """Fold the WAL back into the file, as far as no reader needs it: it is then written from its start again."""
-        self._folded, self.full = self._written(), False
-        with suppress(apsw.Error):  # a reader in the way of the rest is no fault: next time
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.full = False
+        if self._connection is None or self.poisoned:
+            return
+        try:
+            self._folded = self._written()
+            all_of_it, folded = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if all_of_it == folded:
+                self._anchor_if("folded")
+        except apsw.BusyError:  # a reader in the way of the rest is no fault: next time
+            pass
+        except (apsw.Error, OSError) as error:
+            self._fail(error, (), begun=False)
+
+    def anchor(self) -> None:
+        """Write the head down, if that is due by now."""
+        if self.due == 0 and not self.poisoned:
+            try:
+                self._anchor()
+            except OSError as error:
+                self._fail(error, (), begun=False)
+
+    @property
+    def due(self) -> float | None:
+        """In how many seconds the head must be anchored; None if it is, or if that does not go by the clock."""
+        slot = self._file.slot
+        if self._mode.anchored != "second" or slot is None or slot.position >= self._sealed:
+            return None
+        return max(0.0, self._anchored_s + ANCHOR_S - perf_counter())
 
     def close(self) -> None:
         """Fold the WAL back into the file, if no other process is reading from it just now, and close."""
-        with translated(self._path):
-            self._connection.set_busy_timeout(0)
-            with suppress(apsw.Error):  # then it is for whoever closes last, or opens next
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._connection.close()
+        connection = self._connection
+        try:
+            if connection is not None and self._file.claimed and not self.poisoned:
+                self._anchor_if("second")
+                connection.set_busy_timeout(0)
+                with suppress(apsw.Error):  # then it is for whoever closes last, or opens next
+                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                    self._anchor_if("folded")
+        except OSError as error:
+            raise StoreError(self._worded(error)) from error
+        finally:
+            self._disconnect()
+            self._file.release()
+
+    # -- one transaction ----------------------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        """Become the log's one writer, if we are not, and see that it holds what was acknowledged."""
+        if self._file.claimed:
+            return
+        position = self._fetch(HEAD)[0][0]
+        try:
+            self._file.claim(fresh=not position)
+        except FileNotFoundError as error:
+            raise self._headless() from error
+        try:
+            slot = self._file.slot
+            if slot is None:
+                if position:
+                    raise self._headless()
+                slot = empty(self._mode.synchronous, self._mode.anchored)
+                self._file.begin(slot)
+            self._check_anchor(slot)
+            self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
+            self._version = -1
+            self._identities[-1] = self._identify()[-1]
+        except BaseException:
+            self._file.release()
+            raise
+
+    def _headless(self) -> Rejected:
+        return Rejected(
+            f"{self._path} has records, but there is no {head_path(self._path).name} beside it to say how many it must "
+            f"have. Put that back; or, if the log is all there is, accept it: esrm doctor --adopt {self._path}"
+        )
+
+    def _check_anchor(self, slot: Slot | None) -> None:
+        """Raise unless the log holds what its head file says was acknowledged."""
+        if slot is None or not slot.position:
+            return
+        name = head_path(self._path).name
+        cure = f"restore both files from a copy, or see what is left with: esrm doctor {self._path}"
+        [[end]] = self._fetch(HEAD)
+        if end < slot.position:
+            weak = "" if slot.synchronous in ("FULL", "EXTRA") else f" (with synchronous={slot.synchronous})"
+            raise Corrupt(
+                f"{self._path} ends at position {end}, but {name} says that {slot.position} was acknowledged{weak}: "
+                f"the log was cut, has lost its WAL, or is an older copy; {cure}"
+            )
+        [[hash]] = self._fetch("SELECT hash FROM records WHERE position = ?", slot.position)
+        if hash != slot.hash:
+            raise Corrupt(
+                f"{self._path}: the record at position {slot.position} is not the one that {name} says was "
+                f"acknowledged: it was changed, or the two files are not of one log; {cure}"
+            )
 
     def _catch_up(self) -> None:
-        """What we know of the heads holds as long as nobody else has moved the last position."""
-        version = self._connection.data_version()  # a tenth of the cost of asking for the position
-        if version != self._version:
-            position = self._fetch(HEAD)[0][0]
-            if position != self._sealed or self._version < 0:
-                self._heads.clear()
-                self._sealed = position
+        """What we know of the end of the log holds as long as nobody else has written to the file."""
+        connection = self._live()
+        version = connection.data_version()  # a tenth of the cost of asking for the position
+        if version == self._version:
+            return
+        [[position]] = self._fetch(HEAD)
+        if position < self._sealed:
+            raise Corrupt(f"{self._path} ended at position {self._sealed} and now ends at {position}: records are gone")
+        if position != self._sealed or self._version < 0:
+            self._ends.clear()
+            while self._sealed < position:
+                for sealed, hash in self._fetch(_HASHES, self._sealed):
+                    self._sealed, self._hash, self._log = sealed, hash, extend(self._log, hash)
 
     def _settle(self, append: Append[E]) -> None:
         batch = append.batch
-        head = self._heads.get(batch.vm) or self._find(batch.vm)
-        if head.revision == batch.expected:
-            append.rows = self._enter(batch, head)
+        end = self._ends.get(batch.vm) or self._find(batch.vm)
+        if end.revision == batch.expected:
+            append.rows = self._enter(batch, end)
         elif standing := self._standing(batch):
             append.rows, append.retried = standing, True
         else:
-            append.error = conflict(batch, head.revision)
+            append.error = conflict(batch, end.revision)
 
-    def _find(self, vm: str) -> _Head:
-        """Look a head up. A stream gets its row with its first record; until then its number is 0."""
+    def _find(self, vm: str) -> _End:
+        """Look an end up. A stream gets its row with its first record; until then its number is 0."""
         for _, _, revision, *_, hash in self._fetch(LAST_OF, vm):
             stream = self._fetch("SELECT id FROM streams WHERE name = ?", vm)[0][0]
-            return self._heads.setdefault(vm, _Head(stream, revision, hash))
-        return _Head(0, -1, GENESIS)
+            return self._ends.setdefault(vm, _End(stream, revision, hash))
+        return _End(0, -1, GENESIS)
 
-    def _enter(self, batch: Batch[E], head: _Head) -> list[Row]:
-        rows = seal(batch, self._sealed, head.hash)
+    def _enter(self, batch: Batch[E], end: _End) -> list[Row]:
+        rows = seal(batch, self._sealed, end.hash)
         if rows:
-            if not head.stream:
-                head.stream = self._fetch("INSERT INTO streams (name) VALUES (?) RETURNING id", batch.vm)[0][0]
-                self._heads[batch.vm] = head
-            self._pending += [(row[0], head.stream, *row[2:]) for row in rows]
-            self._sealed, head.revision, head.hash = rows[-1][0], rows[-1][2], rows[-1][8]
+            if not end.stream:
+                end.stream = self._fetch("INSERT INTO streams (name) VALUES (?) RETURNING id", batch.vm)[0][0]
+                self._ends[batch.vm] = end
+            log, pending, stream = self._log, self._pending, end.stream
+            for row in rows:
+                pending.append((row[0], stream, *row[2:]))
+                log = extend(log, row[8])
+            self._sealed, self._hash, self._log = rows[-1][0], rows[-1][8], log
+            end.revision, end.hash = rows[-1][2], rows[-1][8]
         return rows
 
     def _standing(self, batch: Batch[E]) -> list[Row] | None:
         """The rows behind ``expected`` if they are exactly this batch, seen before; None if they are not."""
         self._write()  # it may have been seen a moment ago, in this very transaction
         rows = self._fetch(BY_REVISION, batch.vm, batch.expected, len(batch.ids))
-        return rows if [row[3] for row in rows] == batch.ids else None
+        return rows if batch.ids and [row[3] for row in rows] == batch.ids else None
 
     def _write(self) -> None:
-        self._connection.executemany(_INSERT, self._pending)  # pyright: ignore[reportUnknownMemberType]  as in fetch
+        if self._small_blocks and (danger := cramped(self._path)):
+            raise StoreError(f"{self._path}: {danger}")
+        self._live().executemany(_INSERT, self._pending)  # pyright: ignore[reportUnknownMemberType]  as in fetch
         self._pending.clear()
 
-    def _roll_back(self) -> None:
+    def _stand(self) -> None:
+        """What is committed may be acknowledged once nobody has moved the files, and the head is anchored behind it."""
+        if self._identify() != self._identities:
+            raise OSError(
+                "somebody removed or replaced the log, its WAL or its head file while it was open; put it back"
+            )
+        self._version = self._live().data_version()
+        self.full = self._written() >= self._folded + FOLD_PAGES
+        if self._sealed > self.head:
+            if self._mode.anchored == "commit" or self.due == 0:
+                self._anchor()
+            self.head = self._sealed
+
+    def _anchor(self) -> None:
+        mode = self._mode
+        slot = Slot(self._sealed, self._hash, self._log, mode.synchronous, mode.anchored)
+        self._file.write(slot, flush=mode.synchronous != "OFF")
+        self._anchored_s = perf_counter()
+
+    def _anchor_if(self, *anchored: str) -> None:
+        """Anchor the head if that is what it waited for."""
+        slot = self._file.slot
+        if slot is not None and self._mode.anchored in anchored and slot.position < self._sealed:
+            self._anchor()
+
+    # -- when it fails ------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException, appends: Sequence[Append[E]], begun: bool) -> None:
+        """Nothing of these appends stands, or it is in doubt because their COMMIT had begun."""
         self._pending.clear()
+        self._ends.clear()
         self._version = -1
+        self.commit_s = inf
         with suppress(apsw.Error):  # SQLite has rolled back already, or will when it closes
-            if self._connection.in_transaction:
+            if self._connection is not None and self._connection.in_transaction:
                 self._fetch("ROLLBACK")
+        if begun or not isinstance(error, (Rejected, Corrupt, apsw.BusyError)):  # those leave the connection sound
+            self.poisoned = error if isinstance(error, Exception) else StoreError(f"interrupted: {error!r}")
+        self._go_back()
+        if begun:
+            self._doubtful = appends
+            return
+        for append in appends:
+            append.rows, append.error = None, self._turned_away(error)
+
+    def _go_back(self) -> None:
+        """Forget what was not committed: the head file says where the log ends, or from where to look."""
+        if self._file.claimed and (slot := self._file.slot) is not None:
+            self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
+
+    def _leave_open(self) -> None:
+        """Answer the appends in doubt as far as one can without looking."""
+        for append in self._doubtful:
+            append.rows, append.error = None, Unknown(f"{self._path}: the writer was interrupted; {_RETRY}")
+        self._doubtful = ()
+
+    def _turned_away(self, error: BaseException) -> EsrmError:
+        """One error for each caller: an exception raised in many tasks would gather all their tracebacks."""
+        what = self._worded(error)
+        copy = Corrupt(what) if isinstance(error, (Corrupt, UnicodeDecodeError)) else Rejected(what)
+        copy.__cause__ = error.__cause__ or error
+        return copy
+
+    def _worded(self, error: BaseException) -> str:
+        if isinstance(error, (apsw.Error, UnicodeDecodeError)):
+            return str(trouble(self._path, error))
+        if isinstance(error, OSError):
+            return f"{self._path}: {error.strerror or error}"
+        return str(error) if isinstance(error, EsrmError) else f"the writer failed: {error!r}"
+
+    def _resolve(self) -> None:
+        """Find out what became of the appends in doubt: from the log, or not at all."""
+        doubtful, self._doubtful = self._doubtful, ()
+        why, stands, gone = self.poisoned or OSError("the commit failed"), True, True
+        try:
+            self._mend()
+        except Exception as error:
+            self.poisoned = why = error
+            stands, gone = False, not isinstance(error, Corrupt) and self._cover()
+        for append in doubtful:
+            rows = None
+            with suppress(Exception):
+                rows = self._standing(append.batch) or ([] if gone else None)
+            if rows and stands:
+                append.rows, append.retried, append.error = rows, True, None
+            else:
+                kind, outcome = (Rejected, _AGAIN) if rows == [] else (Unknown, _RETRY)
+                append.rows, append.error = None, kind(f"{self._worded(why)}; {outcome}")
+                append.error.__cause__ = why
+
+    def _mend(self) -> None:
+        """Open the log anew and see that what stands in it stays, and what does not stays away. Raises if it cannot."""
+        self._rescue()
+        self._disconnect()
+        self._connect(create=False)
+        with translated(self._path):
+            if self._file.claimed:
+                if self._file.slot is None:
+                    raise StoreError(f"{self._path}: its head was never anchored; open the log anew")
+                self._check_anchor(self._file.slot)
+                self._go_back()
+                # A commit that failed may still lie in the WAL, and come back after a power cut. Folded back, what
+                # stands is in the file and synced; and what does not is in no WAL any more.
+                self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._catch_up()
+                if self._sealed < self.head:
+                    raise Corrupt(f"{self._path} ends at position {self._sealed}, but {self.head} was acknowledged")
+                self._anchor()
+                self.head = self._sealed
+        self.poisoned = None
+
+    def _rescue(self) -> None:
+        """If only the WAL was removed, what is in it can still be had from the connection that has it open."""
+        if self._connection is not None and self._file.claimed:
+            with suppress(apsw.Error, OSError):
+                log, wal, *_ = self._identify()
+                if log == self._identities[0] and wal == _NO_FILE:
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _cover(self) -> bool:
+        """Make sure that a commit which failed cannot come back, without room for anything: write over it in the WAL.
+
+        The next commit's frames go where the failed one's are, and those behind them no longer follow from them.
+        """
+        if self._connection is None or not self._file.claimed:
+            return False
+        try:
+            self._run("BEGIN IMMEDIATE")
+            self._run(f"PRAGMA user_version = {self._fetch('PRAGMA user_version')[0][0]}")
+            self._run("COMMIT")
+        except (apsw.Error, EsrmError):
+            with suppress(apsw.Error):
+                if self._connection.in_transaction:
+                    self._fetch("ROLLBACK")
+            return False
+        return True
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    def _connect(self, *, create: bool) -> None:
+        connection = open_writer(self._path, self._mode.synchronous, self._busy_ms, create=create)
+        self._connection, self._patient = connection, True
+        self._run: Callable[[str], object] = connection.execute  # pyright: ignore[reportUnknownMemberType]  as in fetch
+        self._version = -1  # SQLite's data version as of _sealed; -1 if what we know may be wrong
+        self._folded = 0  # how many pages had been written when the WAL was last folded
+        self._ends.clear()
+        self._small_blocks = os.statvfs(self._path.parent).f_bsize < 4096
+        self._identities = self._identify()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(apsw.Error):
+                close(connection, self._path)
+
+    def _live(self) -> apsw.Connection:
+        if self._connection is None:
+            raise StoreError(f"{self._path} is not open: {self.poisoned}")
+        return self._connection
+
+    def _identify(self) -> list[tuple[int, int]]:
+        """Which files lie at the paths: (device, inode) of the log, its WAL, the index of that, and its head file."""
+        found: list[tuple[int, int]] = []
+        for path in self._paths:
+            try:
+                status = os.stat(path)
+                found.append((status.st_dev, status.st_ino))
+            except FileNotFoundError:
+                found.append(_NO_FILE)
+        return found
 
     def _be_patient(self, patient: bool) -> None:
         if patient != self._patient:
             self._patient = patient
-            self._connection.set_busy_timeout(self._busy_ms if patient else 0)
+            self._live().set_busy_timeout(self._busy_ms if patient else 0)
 
     def _written(self) -> int:
-        return self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
+        return self._live().status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
 
     def _fetch(self, statement: str, *bindings: Any) -> list[Any]:
-        return fetch(self._connection, statement, *bindings)
-
-
-def _copy(error: BaseException, path: Path) -> EsrmError:
-    """One error for each caller: an exception raised in many tasks would gather all their tracebacks."""
-    if isinstance(error, (apsw.Error, UnicodeDecodeError)):
-        copy = trouble(path, error)
-    else:
-        copy = type(error)(str(error)) if isinstance(error, EsrmError) else StoreError(f"the writer failed: {error!r}")
-    copy.__cause__ = error.__cause__ or error
-    return copy
+        return fetch(self._live(), statement, *bindings)

@@ -15,9 +15,9 @@ from typing import Any
 import apsw
 
 from esrm.errors import StoreError
-from esrm.stores.base import Leaf, Payload, Reader
+from esrm.stores.base import Anchor, Leaf, Payload, Reader
 from esrm.stores.records import PAGE, Codec, E, Row, StreamHead, head_of
-from esrm.stores.sqlite.schema import fetch, open_reader, translated
+from esrm.stores.sqlite.schema import close, fetch, open_reader, translated
 
 # A cast keeps bytes bytes, whatever they are: no decoding to str and back, and a damaged byte is seen by the chain.
 _COLUMNS = "position, coalesce(name, ''), revision, records.id, time_ns, actor, correlation, CAST(data AS BLOB), hash"
@@ -64,7 +64,7 @@ class SqliteReader(Reader[E]):
         connection, self._connection = self._connection, None
         if connection is not None and self._pid == os.getpid():
             with translated(self._path):
-                connection.close()
+                close(connection, self._path)
 
     def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
         """Yield stored rows; see ``Reader.rows``."""
@@ -88,6 +88,13 @@ class SqliteReader(Reader[E]):
     def names(self) -> dict[Any, str]:
         """Return the streams' names by their numbers."""
         return dict(self._fetch("SELECT id, name FROM streams"))
+
+    def anchor(self) -> Anchor | None:
+        """Return what the head file says; see ``Reader.anchor``."""
+        from esrm.stores.sqlite.heads import head_path, read_head  # late: of the commands, only verify asks
+
+        slot = read_head(head_path(self._path))
+        return None if slot is None else slot.anchor
 
     def head(self) -> int:
         """Return the last position."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from esrm.errors import Corrupt, EsrmError, StoreError
 APPLICATION_ID = 0x6573726D  # "esrm"; `file` and `PRAGMA application_id` show it
 FORMAT = 1  # PRAGMA user_version; a higher one was written by a newer esrm
 
+ROOM_BYTES = 1 << 20  # what must be free where blocks are small; see cramped()
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")  # in the order of PRAGMA synchronous's numbers
 
 TABLES = f"""
@@ -104,8 +105,16 @@ def _opening(path: Path) -> Generator[None]:
         raise StoreError(str(error)) from error
 
 
-def open_writer(path: Path, synchronous: str, busy_ms: int) -> apsw.Connection:
+def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = True) -> apsw.Connection:
     """Return a connection that may append, to a log that exists from now on.
+
+    It folds the WAL back only when it is told to, even when it is the last one to close.
+
+    Args:
+        path: the file.
+        synchronous: what a commit waits for.
+        busy_ms: how long to wait for another connection's transaction.
+        create: whether the file is made if there is none.
 
     Raises:
         StoreError: the file is not ours, is newer than we are, is damaged, or cannot be written here; or the file
@@ -113,17 +122,22 @@ def open_writer(path: Path, synchronous: str, busy_ms: int) -> apsw.Connection:
     """
     with _opening(path):
         _check_place(path)
+        if not create and not path.exists():
+            raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
         connection = apsw.Connection(str(path))
         try:
             connection.set_busy_timeout(busy_ms)
+            _leave_folding(connection)
             blank = _is_blank(connection, path)
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("opened read-only")
             _set_durability(connection, path, synchronous)  # only now that we know the file is ours to set
+            if blank and not create:
+                raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
             if blank:
                 _create(connection, path)
         except BaseException:
-            connection.close()
+            close(connection, path)
             raise
         return connection
 
@@ -155,13 +169,44 @@ def _connect(path: Path, name: str, flags: int) -> apsw.Connection:
     connection = apsw.Connection(name, flags=flags)
     try:
         connection.set_busy_timeout(5000)  # WAL readers wait only while somebody recovers or closes the log
+        _leave_folding(connection)
         fetch(connection, "PRAGMA query_only = 1")
         if _is_blank(connection, path):
             raise StoreError(f"{path} is empty: nothing was ever recorded in it")
     except BaseException:
-        connection.close()
+        close(connection, path)
         raise
     return connection
+
+
+def _leave_folding(connection: apsw.Connection) -> None:
+    """Fold the WAL back neither inside whatever commit it hits nor when closing: one connection does it, when told."""
+    connection.wal_autocheckpoint(0)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
+def close(connection: apsw.Connection, path: Path) -> None:
+    """Close a connection. A WAL that is empty goes with the last one; one that is not is left to the log's writer."""
+    if not _size(Path(f"{path}-wal")):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    connection.close()
+
+
+def cramped(path: Path) -> str | None:
+    """Return why SQLite must not touch the log now, if it must not; None if it may.
+
+    The index of a WAL is a mapped file of 32 KiB and more. SQLite makes sure of its room by writing one byte in every
+    4 KiB; where the file system's blocks are smaller and it is full, the kernel ends the process with SIGBUS when it
+    touches the others.
+    """
+    place = os.statvfs(path.parent)
+    room = place.f_bavail * place.f_frsize
+    if place.f_bsize >= 4096 or room >= ROOM_BYTES:
+        return None
+    return (
+        f"its file system has {room:,} bytes left, in blocks of {place.f_bsize:,}: SQLite's index of the WAL could "
+        f"then end this process (SIGBUS). Make room, at least {ROOM_BYTES:,} bytes"
+    )
 
 
 def _check_place(path: Path) -> None:
@@ -173,6 +218,8 @@ def _check_place(path: Path) -> None:
         raise StoreError(f"{path}: there is no directory {path.parent}; create it first")
     if path.exists() and not path.is_file():
         raise StoreError(f"{path} is not a regular file; a log needs one")
+    if danger := cramped(path):
+        raise StoreError(f"{path}: {danger}")
 
 
 def _is_blank(connection: apsw.Connection, path: Path) -> bool:
@@ -202,6 +249,8 @@ def _create(connection: apsw.Connection, path: Path) -> None:
 
         fetch(connection, TABLES + files("esrm.stores.sqlite").joinpath("views.sql").read_text("utf-8"))
     fetch(connection, "COMMIT")
+    with suppress(apsw.BusyError):  # another process looks at it already
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def _set_durability(connection: apsw.Connection, path: Path, synchronous: str) -> None:

@@ -15,28 +15,36 @@ from anyio import to_thread
 
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T
-from esrm.stores.records import Codec, Draft, E, Record, decoded, prepare
-from esrm.stores.sqlite.committer import Append, Committer
+from esrm.stores.records import Codec, Committed, Draft, E, Record, decoded, prepare
+from esrm.stores.sqlite.committer import Append, Committer, Mode
 from esrm.stores.sqlite.reader import SqliteReader
-from esrm.stores.sqlite.schema import SYNCHRONOUS, open_writer
+from esrm.stores.sqlite.schema import SYNCHRONOUS
 from esrm.stores.sqlite.writer import Writer
 
+ANCHORS = ("commit", "second")
 READERS_MAX = 4  # at once; more would only take turns at the interpreter's lock
 
 
 class SqliteStore(Store[E]):
     """A log in one SQLite file, in WAL mode; created if there is none.
 
-    An append has returned when its transaction is committed. With ``synchronous="FULL"``, the default, the commit is
-    then on the disk and survives a power cut; with ``"NORMAL"`` it survives a crash of the process, and a power cut
-    takes at most a tail of whole appends; ``"OFF"`` leaves it to the kernel, and a power cut may damage the file;
-    ``"EXTRA"`` is ``"FULL"`` here. Several processes may open one file, on a local disk; they take turns at writing.
+    An append has returned when its transaction is committed and the head anchored (``heads.py``). With
+    ``synchronous="FULL"``, the default, the commit is then on the disk and survives a power cut; with ``"NORMAL"`` it
+    survives a crash of the process, and a power cut takes at most a tail of whole appends; ``"OFF"`` leaves it to the
+    kernel, and a power cut may damage the file; ``"EXTRA"`` is ``"FULL"`` here. What an append returns is of a class
+    that says which of these it was (``Committed``).
+
+    Any number of stores and processes may open one file, on a local disk, to read, wait and subscribe. The first one
+    that appends is the log's writer until it closes; the others' appends are ``Rejected``.
 
     Args:
         path: the file; its folder must exist.
         codec: turns events into bytes of UTF-8, and back.
         synchronous: what a commit waits for, as above.
-        busy_ms: how long to wait for another process's transaction before an append is a ``StoreError``.
+        anchor: when the head is written down beside the log: at each ``"commit"``, before that is acknowledged; or at
+            most once a ``"second"``, which saves one of two syncs, and then what was acknowledged in the last second
+            can be lost to a damaged WAL without being missed. With NORMAL and OFF it is written when the WAL is folded.
+        busy_ms: how long to wait for another program's transaction before an append is ``Rejected``.
         inline_ms: while a commit takes less than this, in the median, small ones run on the event loop's own thread,
             which is then blocked for that long; 0 (the default) for never. See ``writer.py``.
     """
@@ -47,14 +55,18 @@ class SqliteStore(Store[E]):
         codec: Codec[E],
         *,
         synchronous: str = "FULL",
+        anchor: str = "commit",
         busy_ms: int = 5000,
         inline_ms: float = 0,
     ) -> None:
         super().__init__(codec)
         if synchronous not in SYNCHRONOUS:
             raise StoreError(f"synchronous is one of {', '.join(SYNCHRONOUS)}, not {synchronous!r:.80}")
+        if anchor not in ANCHORS:
+            raise StoreError(f"anchor is one of {', '.join(ANCHORS)}, not {anchor!r:.80}")
         self._path = Path(os.path.abspath(path))
-        self._synchronous, self._busy_ms, self._inline_ms = synchronous, busy_ms, inline_ms
+        self._mode = Mode(synchronous, anchor if synchronous in ("FULL", "EXTRA") else "folded")
+        self._busy_ms, self._inline_ms = busy_ms, inline_ms
         self._idle: deque[SqliteReader[E]] = deque()
 
     def __repr__(self) -> str:
@@ -62,8 +74,7 @@ class SqliteStore(Store[E]):
 
     async def _open(self) -> None:
         def begin() -> Committer[E]:
-            connection = open_writer(self._path, self._synchronous, self._busy_ms)
-            return Committer(self._path, connection, self._busy_ms)
+            return Committer(self._path, self._mode, self._busy_ms)
 
         self._limiter = anyio.CapacityLimiter(READERS_MAX)
         self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}", self._inline_ms)
@@ -74,7 +85,7 @@ class SqliteStore(Store[E]):
             self._writer.see_off()
             await to_thread.run_sync(self._writer.stop)
 
-    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> list[Record[E]]:
+    async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> Committed[E]:
         """Add drafts to the end of a stream; see ``Store.append``. A cancelled append may still come to stand."""
         self._check_usable()
         append = Append(prepare(self._codec, vm, drafts, expected))
@@ -82,8 +93,8 @@ class SqliteStore(Store[E]):
         if append.rows is None:
             raise append.error or StoreError(f"{self} gave no answer")
         if append.retried:
-            return [decoded(self._codec, row) for row in append.rows]
-        return append.records
+            return self._mode.answer(decoded(self._codec, row) for row in append.rows)
+        return self._mode.answer(append.records)
 
     async def wait_past(self, position: int) -> int:
         """Wait until the head is beyond ``position``, and return it; other processes' appends show within 50 ms."""

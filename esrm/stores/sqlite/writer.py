@@ -160,6 +160,8 @@ class Writer(Generic[E]):
             self._mine.release()
             if done:
                 self._answer(turn)
+                if self._committer.due is not None and not self._watching:
+                    self._queue.put(None)  # the thread may be asleep: it anchors the head when that is due
         return done
 
     async def wait_past(self, position: int) -> int:
@@ -222,13 +224,15 @@ class Writer(Generic[E]):
         """What to write next; None when it is time to look around."""
         self._watching = False  # before looking at who waits: who comes in between will have us look
         self._watching = self._waiting > 0
+        due = self._committer.due
         try:
-            return self._queue.get(timeout=LOOK_S if self._watching else None)
+            return self._queue.get(timeout=LOOK_S if self._watching else due)
         except Empty:
             return None
 
     def _look(self) -> EsrmError | None:
         try:
+            self._committer.anchor()
             self._committer.look()
         except EsrmError as error:
             return error
