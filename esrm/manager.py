@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import msgspec
@@ -29,7 +29,7 @@ from esrm.core.allocator import Usage
 from esrm.core.bus import Bus
 from esrm.core.events import AllocationRefused, Event, Move
 from esrm.core.lifecycle import ANSWERING, HOLDING, Phase
-from esrm.core.platform import Platform, parse_platform
+from esrm.core.platform import PLATFORM_BYTES_MAX, Platform, decode_platform
 from esrm.core.resources import DeviceResources, ResourceConstraint, Space
 from esrm.core.state import VmState, evolve
 from esrm.devices import Device, LiveDevices
@@ -481,10 +481,8 @@ def load_platform(path: str | os.PathLike[str]) -> Platform:
         InvalidPlatform: the file cannot be read, is not TOML or JSON, or does not describe a platform.
     """
     try:
-        text = Path(path).read_bytes()
-        document: Any = (msgspec.json if str(path).endswith(".json") else msgspec.toml).decode(text)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        with Path(path).open("rb") as file:
+            data = file.read(PLATFORM_BYTES_MAX + 1)  # what is longer is refused for that
+    except (OSError, ValueError) as error:
         raise InvalidPlatform(f"{path}: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidPlatform(f"{path}: expected a table with a name and pools")
-    return parse_platform(document)  # pyright: ignore[reportUnknownArgumentType]  # checked field by field there
+    return decode_platform(data, str(path))

@@ -220,6 +220,8 @@ def decode(data: bytes) -> Event:
     Raises:
         Corrupt: not an event's bytes; for an unknown ``type`` the message names it.
     """
+    if len(data) > EVENT_BYTES_MAX:  # first, so that nobody's gigabyte is parsed
+        raise Corrupt(f"an event of {len(data):,} bytes; none is longer than {EVENT_BYTES_MAX:,}")
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -236,8 +238,6 @@ def upcast(document: dict[str, Any]) -> dict[str, Any]:
 
 def _decode_anew(data: bytes, error: Exception) -> Event:
     """The slow path: an older shape is lifted; anything else is named and refused."""
-    if len(data) > EVENT_BYTES_MAX:
-        raise Corrupt(f"an event of {len(data):,} bytes; none is longer than {EVENT_BYTES_MAX:,}") from error
     try:
         document = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -182,8 +182,11 @@ def test_malformed_and_foreign_documents_are_corrupt(data: bytes) -> None:
         b'"' + b"x" * 10_000_000,
         b'{"type":"' + b"x" * 10_000_000 + b'"}',
         b'{"type":"DeviceCreated","device":5,"x":"' + b"x" * 10_000_000 + b'"}',
+        b'{"type":"DeviceCreated","device":"a","kind":"'
+        + b"x" * EVENT_BYTES_MAX
+        + b'"}',  # nothing wrong but its length
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_hostile_bytes_are_corrupt(data: bytes) -> None:
     """Deep, broken or huge: one clear error, soon."""

@@ -183,9 +183,11 @@ def test_every_profile_can_be_written_to_a_file_and_loaded(name: str, tmp_path: 
         ("json", '{"name": "x"', "mine.json"),
         ("json", '{"name": "x", "pools": {"mmio": [[0, 1e400]]}}', "mine.json"),
         ("json", '{"name": "x", "pools": {"mmio": [[0, 18446744073709551616]]}}', "no number"),
-        ("json", '{"name": "x", "pools": ' + "[" * 100_000 + "]" * 100_000 + "}", "mine.json|too deep"),
+        ("json", '{"name": "x", "pools": ' + "[" * 30_000 + "]" * 30_000 + "}", "mine.json|too deep"),
         ("json", '{"name": "x", "pools": ' + "[" * 20 + "]" * 20 + "}", "nested too deeply"),
-        ("json", '{"name": "' + "x" * 10_000_000 + '"}', "10,000,000 characters"),
+        ("json", '{"name": "' + "x" * 60_000 + '"}', "60,000 characters"),
+        ("json", '{"name": "x"}' + " " * 10_000_000, "more than 65,535 bytes"),
+        ("toml", "name = 'x'\n" + "a." * 10_000_000 + "a = 1", "more than 65,535 bytes"),
     ],
 )
 def test_a_file_that_is_no_platform_is_refused(suffix: str, text: str, said: str, tmp_path: Path) -> None:
@@ -195,6 +197,16 @@ def test_a_file_that_is_no_platform_is_refused(suffix: str, text: str, said: str
     with pytest.raises(InvalidPlatform, match=said) as refused:
         esrm.load_platform(path)
     assert len(str(refused.value)) < 400 + len(str(path))
+
+
+def test_a_platform_file_is_short(tmp_path: Path) -> None:
+    """65,535 bytes are read, one more is refused."""
+    path = tmp_path / "long.json"
+    path.write_text('{"name": "x"}'.ljust(65_535))
+    assert esrm.load_platform(path) == Platform("x")
+    path.write_text('{"name": "x"}'.ljust(65_536))
+    with pytest.raises(InvalidPlatform, match="more than 65,535 bytes"):
+        esrm.load_platform(path)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
