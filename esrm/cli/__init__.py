@@ -50,6 +50,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "page": "Write the address map over time as one HTML page.",
         "import": "Record the layout of a real machine.",
     },
+    "Proofs for others": {
+        "keygen": "Make a key that signs checkpoints.",
+        "checkpoint": "Sign what a VM's log is now.",
+        "prove": "Write a receipt: one record, proven to be in the log.",
+        "cosign": "Be a witness: sign that a log only grew.",
+    },
     "esrm itself": {
         "demo": "Boot, fill, crash and explain a small VM.",
         "completion": "Print the completion script of a shell.",

@@ -1,75 +1,142 @@
 """``esrm verify``: is the log what was written, and can it have happened?
 
 Two judges that know nothing of each other. The chain of hashes tells whether bytes were changed; replay tells whether
-the events make sense: each must be possible after the one before it, and no two devices may hold the same thing.
+the events make sense: each must be possible after the one before it, and no two devices may hold the same thing. A
+third one comes from outside: a checkpoint (``--since``) tells whether the log is still the one that was signed, and a
+receipt needs no log at all.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from esrm.bulk import undisturbed
-from esrm.cli.options import Asked, common
+from esrm.cli import wire
+from esrm.cli.options import DEFAULT_STORE, Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.progress import Progress
+from esrm.cli.trust import checkpoint_document, origin_option, read, signers, verifier_keys, vkey_option
+from esrm.cli.wording import headline
+from esrm.core import events
 from esrm.core.state import VmState
-from esrm.errors import Corrupt, Refused
+from esrm.errors import Corrupt, Refused, Unproven
 from esrm.history import fold
+from esrm.stores.base import Verdict
 from esrm.stores.base import verify as verify_chain
-from esrm.stores.records import StreamHead
+from esrm.stores.records import StreamHead, decoded, iso
+
+if TYPE_CHECKING:
+    from esrm.proofs import Opened
 
 STEP = 5_000
 """Events between two looks at the clock."""
 
 
 @click.command("verify")
+@click.option(
+    "--since", type=click.Path(dir_okay=False, allow_dash=True), metavar="CHECKPOINT",
+    help="Check against a signed checkpoint that the log still begins as it did then.",
+)  # fmt: skip
+@click.option(
+    "--receipt", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
+    help="Check a receipt instead; no log is needed.",
+)  # fmt: skip
+@vkey_option("Whom to believe: a log's key, or a witness's, who then must have cosigned; or a file with it.")
+@origin_option("The log that the checkpoint must be of, if its key's name does not say so.")
 @common()
 @click.pass_context
-def command(ctx: click.Context, asked: Asked) -> None:
+def command(
+    ctx: click.Context, asked: Asked, since: str | None, receipt: str | None, vkeys: tuple[str, ...], origin: str | None
+) -> None:
     """Check that the log is what was written.
 
-    Recomputes the chain of hashes over every column of every record, then replays every VM: each event must be
-    possible after the one before it, and no two devices may hold the same thing. With --vm only that VM's log.
-    Exits with 3 at the first record that cannot be, and names it.
+    Recomputes the chain of hashes over every column of every record, compares its end with the head that is kept
+    outside of the log, then replays every VM: each event must be possible after the one before it, and no two devices
+    may hold the same thing. With --vm only that VM's log. Exits with 3 at the first record that cannot be, and names
+    it, the column if that can be known, and what is still good.
 
-    What the chain cannot show is that records were cut off the very end: compare the last hash that `esrm vms --json`
-    prints with one that you keep elsewhere.
+    What none of this can show is that somebody who may write all these files computed all of them anew. A checkpoint
+    that was given away before can (--since), and so can a receipt.
+
+    \b
+    esrm verify
+    esrm verify --since monday.checkpoint --vkey host.key.pub
+    esrm verify --receipt 12.tlog-proof --vkey host.key.pub --vkey witness.key.pub
     """
+    if since is not None and receipt is not None:
+        raise click.UsageError("--since and --receipt are two questions: ask them one after the other")
+    if bool(vkeys) != (since is not None or receipt is not None):
+        raise click.UsageError("--since and --receipt need a --vkey: whom to believe (and nothing else needs one)")
+    if receipt is not None:
+        ok = _receipt(asked, receipt, vkeys, origin)
+    elif since is not None:
+        ok = _since(asked, since, vkeys, origin)
+    else:
+        ok = _whole(asked)
+    ctx.exit(0 if ok else 3)
+
+
+# -- the log by itself -----------------------------------------------------------------------------------------------
+
+
+def _whole(asked: Asked) -> bool:
     heads = [head for head in asked.reader.streams() if asked.vm_option in (None, head.vm)]
     if not heads:
         asked.past.head()  # names the VMs there are
     total = asked.reader.head() if asked.vm_option is None else heads[0].revision + 1
     with Progress("verifying the chain", total) as tick:
         verdict = verify_chain(asked.reader, asked.vm_option, tick=tick)
+    return _answer(asked, verdict, heads)
+
+
+def _answer(
+    asked: Asked, verdict: Verdict, heads: list[StreamHead], opened: Opened | None = None, what: str | None = None
+) -> bool:
+    """Replay, and tell all that was found; with a checkpoint also ``what`` is wrong with the log by it, if anything."""
     with undisturbed():
         replays = [_replay(asked, head) for head in heads]
-    fault = verdict.fault
-    ok = verdict.ok and all(replay["ok"] for replay in replays)
-    document: dict[str, Any] = {
-        "ok": ok,
-        "records": verdict.good,
-        "fault": None
-        if fault is None
-        else {"position": fault.position, "vm": fault.vm, "revision": fault.revision, "what": fault.what},
-        "vms": replays,
-    }
+    ok = verdict.ok and what is None and all(replay["ok"] for replay in replays)
+    fault = _fault_document(asked, verdict)
+    if fault is not None:  # what is still good, VM by VM: each has a chain of its own
+        for replay in replays:
+            replay["records"] = verify_chain(asked.reader, replay["vm"]).good
+    document: dict[str, Any] = {"ok": ok, "records": verdict.good, "fault": fault, "vms": replays}
+    if opened is not None:
+        document["checkpoint"] = {"ok": what is None, **checkpoint_document(opened), "what": what}
 
     def text() -> None:
-        mark = paint("ok      ", fg="green") if fault is None else paint("CORRUPT ", fg="red", bold=True)
-        line(
-            mark,
-            f"chain: {verdict.good:,} record{'s' * (verdict.good != 1)} as written",
-            "" if fault is None else ", then this:",
-        )
+        if opened is not None:
+            _print_checkpoint(opened, what)
+        count = f"{verdict.good:,} record{'s' * (verdict.good != 1)} as written"
+        line(_mark(fault is None), f"chain: {count}", "" if fault is None else ", then this:")
         if fault is not None:
-            line(f"        {fault}")
+            line(f"        {verdict.fault}")
+            if fault["columns"]:
+                several = "one of " if len(fault["columns"]) > 1 else ""
+                line(f"        column: {several}{', '.join(fault['columns'])} ({fault['why']})")
+            line("        still good: ", "; ".join(f"{r['vm']}, {r['records']:,} records" for r in replays))
         for replay in replays:
             _print_replay(replay)
 
     asked.answer_one(document, text)
-    ctx.exit(0 if ok else 3)
+    return ok
+
+
+def _fault_document(asked: Asked, verdict: Verdict) -> dict[str, Any] | None:
+    if verdict.fault is None:
+        return None
+    from esrm.stores.suspects import suspect
+
+    suspicion = suspect(asked.reader, verdict.fault, events.decode)
+    return {
+        **msgspec.to_builtins(verdict.fault),
+        "columns": list(suspicion.columns) if suspicion else [],
+        "why": suspicion.why if suspicion else "",
+    }
 
 
 def _replay(asked: Asked, head: StreamHead) -> dict[str, Any]:
@@ -100,8 +167,110 @@ def _replay(asked: Asked, head: StreamHead) -> dict[str, Any]:
 def _print_replay(replay: dict[str, Any]) -> None:
     count = replay["devices"]
     good = f"{replay['vm']}: replays to revision {replay['revision']}, {count} device{'s' * (count != 1)}"
-    if replay["ok"]:
-        line(paint("ok      ", fg="green"), good)
-    else:
-        line(paint("CORRUPT ", fg="red", bold=True), f"{good}, and no further:")
+    line(_mark(replay["ok"]), good, "" if replay["ok"] else ", and no further:")
+    if not replay["ok"]:
         line(f"        {replay['what']}")
+
+
+def _mark(ok: bool) -> str:
+    return paint("ok      ", fg="green") if ok else paint("CORRUPT ", fg="red", bold=True)
+
+
+# -- the log by a checkpoint -----------------------------------------------------------------------------------------
+
+
+def _since(asked: Asked, since: str, vkeys: tuple[str, ...], origin: str | None) -> bool:
+    """The records before the checkpoint must be those that were signed, those behind it go on from there.
+
+    Those before are hashed anew, every column: to read them is most of the work, and a column that was changed under
+    its old hash would pass otherwise.
+    """
+    from esrm.proofs import open_checkpoint, tree_roots
+
+    opened = open_checkpoint(read(since), verifier_keys(vkeys), origin)
+    vm, size = _vm(asked, opened), opened.checkpoint.size
+    asked.past.head()  # names the VMs there are
+    heads = [head for head in asked.reader.streams() if head.vm == vm]
+    what: str | None = None
+    with Progress("verifying the chain", heads[0].revision + 1) as tick:
+        try:
+            [root] = tree_roots(asked.reader, vm, [(0, size)], tick)
+        except Corrupt as error:  # whose record the chain names below, unless it is only that there are too few
+            verdict = verify_chain(asked.reader, vm)
+            what = f"the log ends too early: {error}" if isinstance(error, Unproven) else str(error)
+        else:
+            rest = verify_chain(asked.reader, vm, size - 1, tick=lambda good: tick(size + good))
+            verdict = Verdict(size + rest.good, rest.fault)
+            if root != opened.checkpoint.root:
+                what = "they are whole in themselves, but others: changed and hashed anew, or from another log"
+    return _answer(asked, verdict, heads, opened, what)
+
+
+def _vm(asked: Asked, opened: Opened) -> str:
+    """The VM that a checkpoint is of, if it says so; else the one that was asked for."""
+    from esrm.proofs import vm_of
+
+    said = [vm for key in opened.signed.logs if (vm := vm_of(key.name, opened.checkpoint.origin)) is not None]
+    if not said:
+        return asked.vm
+    if asked.vm_option not in (None, said[0]):
+        raise Unproven(f"the checkpoint is of the VM {said[0]!r:.80}, not of {asked.vm_option!r:.80}")
+    asked.vm_option = said[0]
+    return said[0]
+
+
+def _print_checkpoint(opened: Opened, what: str | None) -> None:
+    size = opened.checkpoint.size
+    records = f"the first {size:,} records" if size != 1 else "the first record"
+    are = "are" if size != 1 else "is"
+    if what is None:
+        line(_mark(True), f"checkpoint: {records} {are} what was signed by ", signers(opened))
+    else:
+        line(_mark(False), f"checkpoint: {records} {are} not what was signed by ", signers(opened), ":")
+        line(f"        {what}")
+
+
+# -- a receipt -------------------------------------------------------------------------------------------------------
+
+
+def _receipt(asked: Asked, path: str, vkeys: tuple[str, ...], origin: str | None) -> bool:
+    """Believe a receipt by its signatures alone; then say whether the log at hand, if there is one, agrees."""
+    from esrm.proofs import Receipt, open_receipt
+
+    receipt = Receipt.parse(read(path))
+    opened = open_receipt(receipt, verifier_keys(vkeys), origin)
+    record = decoded(events, receipt.columns.row())
+    here = asked.store != DEFAULT_STORE or Path(DEFAULT_STORE.removeprefix("sqlite:")).exists()
+    what = _disagreement(asked, record.vm, opened) if here else None
+    document = {
+        "ok": what is None,
+        "checkpoint": checkpoint_document(opened),
+        "record": wire.record(record),
+        "log": {"ok": what is None, "what": what} if here else None,
+    }
+
+    def text() -> None:
+        size = opened.checkpoint.size
+        place = f"revision {record.revision} of {record.vm} is in the log of {size:,} records signed by "
+        line(_mark(True), f"receipt: {place}", signers(opened))
+        line(f"        {iso(record.time_ns)} by {record.actor or '-'}: {headline(record.event)}")
+        if here:
+            line(_mark(what is None), f"log: {asked.url} ", "has it, too" if what is None else f"disagrees: {what}")
+
+    asked.answer_one(document, text)
+    return what is None
+
+
+def _disagreement(asked: Asked, vm: str, opened: Opened) -> str | None:
+    """Why the log at hand is not the one that was signed; None if it is."""
+    from esrm.proofs import tree_roots
+
+    if asked.reader.stream(vm) is None:
+        return f"it has no VM {vm}"
+    size = opened.checkpoint.size
+    try:
+        with Progress("hashing", size) as tick:
+            [root] = tree_roots(asked.reader, vm, [(0, size)], tick)
+    except Corrupt as error:
+        return str(error)
+    return None if root == opened.checkpoint.root else f"its first {size:,} records are others"
