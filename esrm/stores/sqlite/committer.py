@@ -124,7 +124,8 @@ class Committer(Generic[E]):
         self._connect(create=True)
         try:
             with translated(path):
-                self._check_anchor(read_head(head_path(path)))
+                slot = read_head(head_path(path), fresh=not self._fetch(HEAD)[0][0])
+                self._check_anchor(slot)
             self.look()
         except BaseException:
             self._disconnect()
@@ -231,21 +232,26 @@ class Committer(Generic[E]):
 
     # -- one transaction ----------------------------------------------------------------------------------------------
 
-    def _claim(self) -> None:
-        """Become the log's one writer, if we are not, and see that it holds what was acknowledged."""
+    def _claim(self, known: Slot | None = None) -> None:
+        """Become the log's one writer, if we are not, and see that it holds what was acknowledged.
+
+        A log with records must have a head file, unless we have been its writer and know its head.
+        """
         if self._file.claimed:
             return
-        position = self._fetch(HEAD)[0][0]
+        [[position]] = self._fetch(HEAD)
+        if not position:
+            known = empty(self._mode.synchronous, self._mode.anchored)
         try:
-            self._file.claim(fresh=not position)
+            self._file.claim(fresh=known is not None)
         except FileNotFoundError as error:
             raise self._headless() from error
         try:
             slot = self._file.slot
             if slot is None:
-                if position:
+                if known is None:
                     raise self._headless()
-                slot = empty(self._mode.synchronous, self._mode.anchored)
+                slot = known
                 self._file.begin(slot)
             self._check_anchor(slot)
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
@@ -435,9 +441,10 @@ class Committer(Generic[E]):
         self._disconnect()
         self._connect(create=False)
         with translated(self._path):
-            if self._file.claimed:
-                if self._file.slot is None:
-                    raise StoreError(f"{self._path}: its head was never anchored; open the log anew")
+            if (slot := self._file.slot) is not None:
+                if not self._file.in_place:  # removed or replaced: what we lock and write there nobody finds
+                    self._file.release()
+                    self._claim(slot)
                 self._check_anchor(self._file.slot)
                 self._go_back()
                 # A commit that failed may still lie in the WAL, and come back after a power cut. Folded back, what

@@ -107,14 +107,18 @@ def read_slots(path: Path) -> tuple[list[Slot], int]:
     return sorted(whole, key=lambda slot: -slot.counter), sum(bool(cut.strip()) for cut in cuts) - len(whole)
 
 
-def read_head(path: Path) -> Slot | None:
+def read_head(path: Path, *, fresh: bool = False) -> Slot | None:
     """Return the newest whole slot of a head file; None if there is no file, or nothing was ever written to it.
+
+    Args:
+        path: the head file.
+        fresh: the log has no records, so the head file may be half made: one slot, and that torn.
 
     Raises:
         Corrupt: something was written there, and no slot of it is whole. StoreError: it cannot be read.
     """
     whole, damaged = read_slots(path)
-    if not whole and damaged:
+    if not whole and damaged > fresh:
         raise Corrupt(f"{path} is damaged: neither of its slots is as it was written")
     return whole[0] if whole else None
 
@@ -169,11 +173,7 @@ class HeadFile:
             self._descriptor = os.open(self._path, flags, self._log.stat().st_mode & 0o666)  # no easier to read
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _OPEN.add(self)
-            try:
-                self.slot = read_head(self._path)
-            except Corrupt:
-                if not fresh:
-                    raise
+            self.slot = read_head(self._path, fresh=fresh)
             who = f"process {os.getpid()} ({' '.join(sys.argv)[:200]}) since {iso(time.time_ns())}"
             os.pwrite(self._descriptor, _printable(who).encode()[: SLOT_BYTES - 1].ljust(SLOT_BYTES), _WRITER)
         except BlockingIOError as error:
@@ -193,6 +193,14 @@ class HeadFile:
         except BaseException:
             self.release()
             raise
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file that is locked is still the one that others find."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))
+        except OSError:
+            return False
 
     def begin(self, slot: Slot) -> None:
         """Write both slots and flush them and the directory: from now on a log without this file is suspicious.

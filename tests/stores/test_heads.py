@@ -1,0 +1,442 @@
+"""The head file: what it says, who may write it, and what an append's answer is worth when the disk fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esrm.errors import Corrupt, Rejected, StoreError, Unknown
+from esrm.stores import records
+from esrm.stores.base import verify
+from esrm.stores.chain import extend
+from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads
+from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots, writer_of
+from esrm.testing import BytesCodec, drafts
+
+CODEC = BytesCodec()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a log may be made."""
+    return tmp_path / "vm.db"
+
+
+def position(path: Path) -> int:
+    """What the head file says is acknowledged."""
+    slot = read_head(head_path(path))
+    return 0 if slot is None else slot.position
+
+
+def copy(path: Path, to: Path) -> Path:
+    """All files of a log as they lie on the disk now, as a crash of the process would leave them."""
+    to.mkdir()
+    for beside in ("", "-wal", "-head"):
+        shutil.copy(f"{path}{beside}", to)
+    return to / path.name
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, times: int, number: int = errno.EIO) -> list[int]:
+    """Let so many calls of a function of the head file fail; returns a list whose only item counts down."""
+    left, real = [times], getattr(heads, name)
+
+    def call(*arguments: object) -> object:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return real(*arguments)
+
+    monkeypatch.setattr(heads, name, call)
+    return left
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+slots = st.builds(
+    Slot,
+    position=st.integers(0, 2**62),
+    hash=st.binary(min_size=32, max_size=32),
+    log=st.binary(min_size=32, max_size=32),
+    synchronous=st.sampled_from(["FULL", "NORMAL", "OFF", "EXTRA"]),
+    anchored=st.sampled_from(["commit", "second", "folded"]),
+    counter=st.integers(0, 2**62),
+)
+
+
+@given(slots, st.integers(0, SLOT_BYTES * 8 - 1))
+def test_a_slot_says_what_was_written_or_nothing(slot: Slot, bit: int):
+    """It fills 512 bytes of text, comes back as it was, and with any bit of it turned it says nothing at all."""
+    data = slot.render()
+    assert (len(data), data.isascii()) == (SLOT_BYTES, True)
+    assert parse(data) == slot
+    turned = bytearray(data)
+    turned[bit // 8] ^= 1 << bit % 8
+    assert parse(bytes(turned)) is None
+
+
+async def test_the_head_is_the_last_record_and_all_before_it(path: Path):
+    """Position, hash and running hash can be computed anew from the log, as another program would."""
+    async with SqliteStore(path, CODEC) as store:
+        first = await store.append("web-1", drafts(b"0", b"1"), expected=-1)
+        last = await store.append("db-1", drafts(b"2"), expected=-1)
+        slot = read_head(head_path(path))
+        assert slot is not None
+        log = bytes(32)
+        for record in [*first, *last]:
+            log = extend(log, bytes.fromhex(record.hash))
+        assert (slot.position, slot.hash.hex(), slot.log) == (3, last[-1].hash, log)
+        assert (slot.synchronous, slot.anchored) == ("FULL", "commit")
+        assert (await store.ask(lambda reader: reader.anchor())) == slot.anchor
+
+
+async def test_while_one_slot_is_written_the_other_one_stands(path: Path):
+    """A slot torn by a power cut is noticed, and the one before it counts: that one was acknowledged."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(4):
+            await store.append("web-1", drafts(b"%d" % n), expected=n - 1)
+    whole, damaged = read_slots(head_path(path))
+    assert ([slot.position for slot in whole], damaged) == ([4, 3], 0)
+    data = bytearray(head_path(path).read_bytes())
+    data[heads.SLOTS[whole[0].counter % 2] + 100] ^= 1
+    head_path(path).write_bytes(data)
+    assert position(path) == 3
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"4"), expected=3)
+    whole, damaged = read_slots(head_path(path))
+    assert ([slot.position for slot in whole], damaged) == ([5], 0) or [s.position for s in whole] == [5, 3]
+    with SqliteReader(path, CODEC) as reader:
+        assert verify(reader).good == 5
+
+
+async def test_a_head_file_without_a_whole_slot_is_corrupt(path: Path):
+    """Nobody can then say what was acknowledged: opening says so, verify too, and reading goes on."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    head_path(path).write_bytes(b"\xff" * 8704)
+    with pytest.raises(Corrupt, match="neither of its slots is as it was written"):
+        async with SqliteStore(path, CODEC):
+            pass
+    with SqliteReader(path, CODEC) as reader:
+        assert reader.head() == 1
+        verdict = verify(reader)
+        assert verdict.fault is not None
+        assert "neither of its slots" in verdict.fault.what
+
+
+async def test_a_log_that_lost_its_head_file_is_read_and_not_written(path: Path):
+    """Its end cannot be known, so nobody builds on it unasked; the message says how to accept it."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    head_path(path).unlink()
+    async with SqliteStore(path, CODEC) as store:
+        assert await store.head() == 1
+        with pytest.raises(Rejected, match=r"no vm\.db-head beside it.*esrm doctor --adopt .*vm\.db"):
+            await store.append("web-1", drafts(b"1"), expected=0)
+    assert not head_path(path).exists()
+
+
+async def test_an_interrupted_beginning_is_begun_again(path: Path):
+    """A head file cut short before the first record stands in nobody's way."""
+    async with SqliteStore(path, CODEC) as store:
+        assert await store.append("web-1", [], expected=-1) == []
+    for left in (b"", b"esrm head 1\ncounter", b"\n" * 4096, b"\xff" * 512):
+        head_path(path).write_bytes(left)
+        copied = path.with_name(f"{len(left)}.db")
+        shutil.copy(path, copied)
+        shutil.copy(head_path(path), head_path(copied))
+        async with SqliteStore(copied, CODEC) as store:
+            await store.append("web-1", drafts(b"0"), expected=-1)
+        assert position(copied) == 1
+
+
+async def test_no_easier_to_read_than_the_log(path: Path):
+    """The head file takes its permissions from the log."""
+    os.close(os.open(path, os.O_CREAT, 0o600))
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    assert oct(head_path(path).stat().st_mode & 0o777) == "0o600"
+
+
+async def test_who_holds_the_lock_can_be_asked(path: Path):
+    """By its process, its command and since when; nobody before the first append and after the close."""
+    async with SqliteStore(path, CODEC) as store:
+        assert writer_of(head_path(path)) is None
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        assert str(writer_of(head_path(path))).startswith(f"process {os.getpid()} (")
+    assert writer_of(head_path(path)) is None
+
+
+async def test_a_forked_child_does_not_keep_the_lock(path: Path):
+    """The lock goes with the process that took it, though a child of its lives on."""
+    reading, writing = os.pipe()
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what is tested
+            child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        os.close(reading)
+    try:
+        file = HeadFile(path)
+        file.claim(fresh=False)
+        file.release()
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)  # noqa: ASYNC222
+
+
+# -- how well a commit stands ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "anchor", "kind"),
+    [
+        ("FULL", "commit", "Committed"),
+        ("EXTRA", "commit", "Committed"),
+        ("FULL", "second", "CommittedUnanchored"),
+        ("NORMAL", "commit", "CommittedNormal"),
+        ("OFF", "second", "CommittedOff"),
+    ],
+)
+async def test_the_answers_class_says_how_well_it_stands(path: Path, synchronous: str, anchor: str, kind: str):
+    """A weaker way that was asked for by name is named in every acknowledgement, the first time and again."""
+    async with SqliteStore(path, CODEC, synchronous=synchronous, anchor=anchor) as store:
+        batch = drafts(b"0")
+        for _ in range(2):
+            answer = await store.append("web-1", batch, expected=-1)
+            assert type(answer) is getattr(records, kind)
+            assert answer.durability
+    with pytest.raises(StoreError, match="anchor is one of commit, second, not 'never'"):
+        SqliteStore(path, CODEC, anchor="never")
+
+
+@pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])
+async def test_the_head_is_never_ahead_of_the_disk(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: str
+):
+    """Without a sync at each commit, the head waits until the WAL is folded back, which syncs, or for the close."""
+    async with SqliteStore(path, CODEC, synchronous=synchronous) as store:
+        for n in range(10):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+        assert position(path) == 0
+        left = copy(path, tmp_path / "crash")
+        monkeypatch.setattr(committer, "FOLD_PAGES", 1)
+        for n in range(10, 12):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+        with anyio.fail_after(10):
+            while not position(path):  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+    assert position(path) == 12
+    async with SqliteStore(left, CODEC) as store:  # what the crash left is rolled forward, and anchored
+        await store.append("web-1", drafts(b"y"), expected=9)
+    assert position(left) == 11
+
+
+@pytest.mark.parametrize("inline_ms", [0, float("inf")])
+async def test_the_head_may_follow_within_a_second(path: Path, inline_ms: float, monkeypatch: pytest.MonkeyPatch):
+    """Anchored each second, it is behind for a while, then not, though nothing more is appended; nor after a close."""
+    monkeypatch.setattr(committer, "ANCHOR_S", 0.2)
+    async with SqliteStore(path, CODEC, anchor="second", inline_ms=inline_ms) as store:
+        for n in range(20):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+        with anyio.fail_after(10):
+            while position(path) < 20:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        monkeypatch.setattr(committer, "ANCHOR_S", 1000)
+        await store.append("web-1", drafts(b"x"), expected=19)
+        assert position(path) == 20
+    assert position(path) == 21
+
+
+# -- when the disk fails ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pwrite", "fdatasync"])
+async def test_a_head_that_could_not_be_written_once(path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    """The commit stood, so after looking it is acknowledged; nothing is appended twice."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        left = fail(monkeypatch, name, 1)
+        [record] = await store.append("web-1", drafts(b"1"), expected=0)
+        assert (left, record.position, position(path)) == ([0], 2, 2)
+        await store.append("web-1", drafts(b"2"), expected=1)
+        assert verify(store.reader()).good == 3
+
+
+async def test_a_head_that_cannot_be_written_at_all(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The append is unknown, later ones are turned away, reading goes on; once mended, a retry is answered."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        batch = drafts(b"1")
+        with monkeypatch.context() as patch:
+            fail(patch, "fdatasync", 1000)
+            with pytest.raises(Unknown, match="Input/output error; whether this append stands is unknown: retry it"):
+                await store.append("web-1", batch, expected=0)
+            with pytest.raises(Rejected, match="Input/output error"):
+                await store.append("db-1", drafts(b"2"), expected=-1)
+            assert (await store.read("web-1"))[0].event == b"0"
+            assert position(path) in (1, 2)
+        [record] = await store.append("web-1", batch, expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        [record] = await store.append("db-1", drafts(b"3"), expected=-1)
+        assert (record.position, position(path)) == (3, 3)
+        assert verify(store.reader()).good == 3
+
+
+async def test_who_follows_sees_what_was_unknown(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A subscriber is told of a record once it stands for good, though its append never was acknowledged."""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for record in store.subscribe(until=3):
+            seen.append(record.position)
+
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow)
+                with monkeypatch.context() as patch:
+                    fail(patch, "fdatasync", 1000)
+                    with pytest.raises(Unknown):
+                        await store.append("web-1", drafts(b"1"), expected=0)
+                await store.append("db-1", drafts(b"2"), expected=-1)
+    assert seen == [1, 2, 3]
+
+
+def remove_log(path: Path) -> None:
+    """As a clean-up job does."""
+    path.rename(path.with_suffix(".gone"))
+
+
+def replace_log(path: Path) -> None:
+    """An older copy is put over it, as a restore does."""
+    old = path.with_suffix(".old")
+    with apsw.Connection(str(old)) as connection:
+        connection.execute("PRAGMA application_id = 1702064749; CREATE TABLE records (position INTEGER PRIMARY KEY)")
+    os.replace(old, path)
+
+
+@pytest.mark.parametrize("harm", [remove_log, replace_log])
+async def test_nothing_is_acknowledged_into_the_void(path: Path, harm: Callable[[Path], None]):
+    """With another file at a path, or none, SQLite would go on committing to the one that nobody can open any more."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        await anyio.to_thread.run_sync(harm, path)
+        with pytest.raises((Unknown, Rejected, Corrupt)):
+            await store.append("web-1", drafts(b"1"), expected=0)
+
+
+async def test_a_log_that_was_away_is_taken_up_again(path: Path):
+    """Put back where it was, with its WAL, it has lost nothing."""
+    gone = path.with_suffix(".gone")
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        os.rename(path, gone)
+        batch = drafts(b"1")
+        with pytest.raises(Unknown, match="is gone: somebody removed or renamed it while it was open; put it back"):
+            await store.append("web-1", batch, expected=0)
+        os.rename(gone, path)
+        [record] = await store.append("web-1", batch, expected=0)
+        assert record.position == 2
+        assert verify(store.reader()).good == 2
+
+
+async def test_a_wal_that_was_removed_loses_nothing(path: Path):
+    """What is in it can still be had from the connection that has it open."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(5):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+        os.unlink(f"{path}-wal")
+        [record] = await store.append("web-1", drafts(b"y"), expected=4)
+        assert record.position == 6
+        await store.append("web-1", drafts(b"z"), expected=5)
+        assert verify(store.reader()).good == 7
+    with SqliteReader(path, CODEC) as reader:
+        assert verify(reader).good == 7
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_head_file_that_was_replaced_is_locked_and_written_anew(path: Path, again: bool):
+    """Removed, or put back from a copy: the writer knows its head, and anchors it where others find it."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        data = head_path(path).read_bytes()
+        head_path(path).unlink()
+        if again:
+            head_path(path).write_bytes(data)
+        await store.append("web-1", drafts(b"1"), expected=0)
+        assert position(path) == 2
+        assert str(writer_of(head_path(path))).startswith(f"process {os.getpid()} (")
+        await store.append("web-1", drafts(b"2"), expected=1)
+    assert position(path) == 3
+
+
+async def test_small_blocks_on_a_full_disk_are_refused_before_they_kill(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where SQLite's mapped index could end the process, nothing is opened nor appended; with room it goes on."""
+    place = [1024, 1 << 30]
+
+    class Place:
+        def __init__(self) -> None:
+            self.f_bsize = self.f_frsize = place[0]
+            self.f_bavail = place[1] // place[0]
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Place())
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        place[1] = 100_000
+        with pytest.raises(Rejected, match=r"99,328 bytes left, in blocks of 1,024.*SIGBUS.*at least 1,048,576"):
+            await store.append("web-1", drafts(b"1"), expected=0)
+        with pytest.raises(StoreError, match="Make room"):
+            SqliteReader(path, CODEC)
+        place[1] = 1 << 30
+        await store.append("web-1", drafts(b"1"), expected=0)
+        assert verify(store.reader()).good == 2
+
+
+async def test_a_full_disk_in_the_middle_of_a_commit(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing of it stands, the caller knows, and with room again the same store goes on."""
+
+    def full(*_: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer._committer, "_write", full)
+            with pytest.raises(Rejected, match="the disk is full; make room"):
+                await store.append("web-1", drafts(b"1"), expected=0)
+        await store.append("web-1", drafts(b"1"), expected=0)
+        assert verify(store.reader()).good == 2
+
+
+async def test_a_foreign_write_is_noticed(path: Path):
+    """Another program that appends, against the rules, is caught up with; one that takes records away is not."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0", b"1"), expected=-1)
+        other = apsw.Connection(str(path))
+        other.execute("VACUUM")
+        await store.append("web-1", drafts(b"2"), expected=1)
+        other.execute("DROP TRIGGER records_are_never_deleted")
+        other.execute("DELETE FROM records WHERE position = 3")
+        other.close()
+        with pytest.raises(Corrupt, match="ended at position 3 and now ends at 2: records are gone"):
+            await store.append("web-1", drafts(b"3"), expected=2)
+    with pytest.raises(Corrupt, match=r"ends at position 2, but vm\.db-head says that 3 was acknowledged"):
+        async with SqliteStore(path, CODEC):
+            pass
+    assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
