@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -13,12 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
 from cli_story import Answer, Ask
 
+from esrm.errors import Conflict, EsrmError
+from esrm.manager import ResourceManager
+from esrm.opening import open_reader, open_store
 from esrm.stores.sqlite import disk, doctor
+from esrm.stores.sqlite.adoption import adopt, propose
 from esrm.stores.sqlite.disk import Mount, Room
 from esrm.stores.sqlite.doctor import Finding
+from esrm.stores.sqlite.heads import HeadFile, Slot, read_slots
 
 ROOMY = Mount("254:0", "/", "ext4", frozenset({"rw", "relatime"}))
 
@@ -239,6 +247,305 @@ def test_a_long_wal_is_a_warning(ask: Ask, log: Path) -> None:
     assert findings(ask("doctor", log, "--no-write", "--json"))["WAL"]["verdict"] == "warning"
 
 
+# -- the head file ---------------------------------------------------------------------------------------------------
+
+
+def head_of(log: Path) -> Path:
+    """The head file."""
+    return Path(f"{log}-head")
+
+
+def rewrite(path: Path, /, **changes: Any) -> None:
+    """Let the head file say something else about the log."""
+    [slot, *_], _ = read_slots(head_of(path))
+    file = HeadFile(path)
+    file.claim(fresh=False)
+    file.begin(msgspec.structs.replace(slot, **changes))
+    file.release()
+
+
+def cut_tail(log: Path, records: int = 1) -> None:
+    """Take the last records away, with enough skill to leave a whole chain."""
+    sql(log, "DROP TRIGGER records_are_never_deleted", f"DELETE FROM records WHERE position > {25 - records}")
+
+
+def flip(path: Path, *places: int) -> None:
+    """Turn one bit over in each of these bytes."""
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_head_file_agrees(ask: Ask, log: Path) -> None:
+    """What was acknowledged is there, as durably as it says, and nobody writes."""
+    found = findings(ask("doctor", log, "--no-write", "--json"))
+    assert (found["head file"]["verdict"], found["head file"]["values"]["position"]) == ("ok", 25)
+    assert found["durability"]["values"] == {"synchronous": "FULL", "anchored": "commit"}
+    assert found["durability"]["verdict"] == "ok"
+    assert found["writer"]["values"] == {"writer": None}
+
+
+def damage_one(log: Path) -> None:
+    """The older slot has a bit flipped."""
+    flip(head_of(log), 4096 * (read_slots(head_of(log))[0][1].counter % 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "verdict", "code", "words"),
+    [
+        (cut_tail, "bad", 3, "position 25 was acknowledged, and the log ends at 24: 1 record gone"),
+        (lambda log: rewrite(log, hash=bytes(32)), "bad", 3, "position 25 is not the one that was acknowledged"),
+        (lambda log: flip(head_of(log), 20, 4096 + 20), "bad", 3, "neither of its slots is as it was written"),
+        (damage_one, "note", 0, "position 25 was acknowledged and is there; the log ends at 25. One of two slots"),
+        (lambda log: head_of(log).unlink(), "warning", 0, "nobody can tell whether the log is all"),
+        (lambda log: rewrite(log, position=0), "ok", 0, "the log ends at 25"),
+    ],
+    ids=["cut", "changed", "damaged", "a damaged slot", "missing", "behind"],
+)
+def test_what_the_head_file_tells(
+    ask: Ask, log: Path, make: Callable[[Path], object], verdict: str, code: int, words: str
+) -> None:
+    """Acknowledged records that are gone are bad; a head file that is gone is a warning; one that lags is no fault."""
+    make(log)
+    answer = ask("doctor", log, "--no-write", "--json")
+    found = findings(answer)["head file"]
+    assert (found["verdict"], answer.code) == (verdict, code)
+    assert words in found["what"]
+
+
+def test_a_slot_that_is_being_written_is_read_again(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a new slot beside a running VMM is no damage."""
+    answers = [([], 1), read_slots(head_of(log))]
+    monkeypatch.setattr(doctor.heads, "read_slots", lambda path: answers.pop(0))
+    assert findings(ask("doctor", log, "--no-write", "--json"))["head file"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "anchored", "verdict", "words"),
+    [
+        ("FULL", "commit", "ok", "survives a power cut"),
+        ("EXTRA", "commit", "ok", "survives a power cut"),
+        ("FULL", "second", "note", "takes nothing, but what is lost of the last second"),
+        ("NORMAL", "folded", "warning", "acknowledged since the WAL was last folded back"),
+        ("OFF", "folded", "warning", "damage the file"),
+    ],
+)
+def test_a_weaker_mode_is_named_as_what_it_means(
+    ask: Ask, log: Path, synchronous: str, anchored: str, verdict: str, words: str
+) -> None:
+    """As the head file says the log was last written."""
+    rewrite(log, synchronous=synchronous, anchored=anchored)
+    found = findings(ask("doctor", log, "--no-write", "--json"))["durability"]
+    assert (found["verdict"], found["values"]) == (verdict, {"synchronous": synchronous, "anchored": anchored})
+    assert words in found["what"]
+
+
+VMM = """
+import sys
+import anyio, esrm
+
+async def main():
+    async with esrm.open_store(f"sqlite:{sys.argv[1]}") as store:
+        async with esrm.ResourceManager(store, vm="web-1") as vm:
+            await vm.create("a")
+            print("ready", flush=True)
+            sys.stdin.readline()
+            await vm.create("b")
+            print(await store.head())
+
+anyio.run(main)
+"""
+
+
+def test_beside_a_running_vmm(ask: Ask, log: Path) -> None:
+    """The writer is named by its process and command; it goes on as if nobody had looked, and nothing of it is lost."""
+    vmm = subprocess.Popen(
+        [sys.executable, "-c", VMM, str(log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with vmm:
+        assert vmm.stdout is not None
+        assert vmm.stdout.readline() == "ready\n"
+        wal = Path(f"{log}-wal").read_bytes()
+        answer = ask("doctor", log, "--json")
+        found = findings(answer)
+        assert (answer.code, found["log"]["values"]["records"]) == (0, 26)
+        assert f"process {vmm.pid} (" in found["writer"]["what"]
+        assert Path(f"{log}-wal").read_bytes() == wal
+        adopting = ask("doctor", "--adopt", log, "--yes")
+        assert (adopting.code, adopting.out) == (3, "")
+        assert f"has its writer, process {vmm.pid} (" in adopting.err
+        assert vmm.communicate("\n")[0] == "27\n"
+    assert vmm.returncode == 0
+    assert ask("verify", "--store", log).code == 0
+
+
+def test_no_record_needs_no_head_file(ask: Ask, tmp_path: Path) -> None:
+    """A log that was opened and never written to has nothing to lose."""
+
+    async def begin() -> None:
+        async with open_store(f"sqlite:{tmp_path / 'new.db'}"):
+            pass
+
+    anyio.run(begin)
+    answer = ask("doctor", tmp_path / "new.db", "--no-write", "--json")
+    assert answer.code == 0
+    found = findings(answer)
+    assert found["log"]["values"]["records"] == 0
+    assert found["head file"]["what"] == "none yet, and no record that it could be about"
+    assert (
+        ask("doctor", "--adopt", tmp_path / "new.db").out
+        == "new.db and its head file agree: there is nothing to accept\n"
+    )
+
+
+# -- accepting a log as it stands ------------------------------------------------------------------------------------
+
+
+def append(log: Path) -> int:
+    """One more event; where the log then ends."""
+
+    async def main() -> int:
+        async with open_store(f"sqlite:{log}") as store, ResourceManager(store, vm="web-1") as vm:
+            await vm.create("new0")
+            return await store.head()
+
+    return anyio.run(main)
+
+
+def test_a_cut_log_is_accepted_after_asking(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is lost; no means no and changes nothing; yes means that the log can be appended to again."""
+    cut_tail(log, 2)
+    with pytest.raises(EsrmError):
+        append(log)
+    before = head_of(log).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    answer = ask("doctor", "--adopt", log)
+    assert answer.code == 1
+    assert answer.out.splitlines()[:2] == [
+        "vm.db: 23 records as written",
+        "vm.db-head: 25 were acknowledged; those from position 24 on are lost",
+    ]
+    assert answer.out.endswith("nothing was changed\n")
+    assert head_of(log).read_bytes() == before
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    answer = ask("doctor", "--adopt", log)
+    assert answer.code == 0
+    assert "accepted: vm.db ends at position 23, hash " in answer.out
+    assert append(log) == 24
+    assert ask("verify", "--store", log).code == 0
+
+
+def test_a_log_without_a_head_file_is_accepted(ask: Ask, log: Path) -> None:
+    """As it is after somebody copied the log alone."""
+    head_of(log).unlink()
+    with pytest.raises(EsrmError, match="esrm doctor --adopt"):
+        append(log)
+    answer = ask("doctor", "--adopt", "--yes", log)
+    assert answer.code == 0
+    assert "vm.db-head does not exist: nobody can tell whether that is all that was acknowledged" in answer.out
+    assert append(log) == 26
+
+
+def test_a_damaged_head_file_is_replaced(ask: Ask, log: Path) -> None:
+    """Both slots were unreadable; what they said is not known any more, and they are kept for whoever wants to look."""
+    flip(head_of(log), 20, 4096 + 20)
+    damaged = head_of(log).read_bytes()
+    assert "vm.db-head is damaged: nobody can tell" in ask("doctor", "--adopt", "--yes", log).out
+    assert log.with_name("vm.db-head-damaged").read_bytes() == damaged
+    assert append(log) == 26
+
+
+def test_a_damaged_head_file_of_an_empty_log_is_replaced(ask: Ask, tmp_path: Path) -> None:
+    """There is nothing to lose, but something to mend."""
+
+    async def begin() -> None:
+        async with open_store(f"sqlite:{tmp_path / 'vm.db'}"):
+            pass
+
+    anyio.run(begin)
+    head_of(tmp_path / "vm.db").write_bytes(b"x" * 8192)
+    assert json.loads(ask("doctor", "--adopt", "--yes", tmp_path / "vm.db", "--json").out)["adopted"] is True
+    assert findings(ask("doctor", tmp_path / "vm.db", "--no-write", "--json"))["head file"]["verdict"] == "ok"
+
+
+def test_a_log_that_was_rewritten_is_accepted_by_name(ask: Ask, log: Path) -> None:
+    """Whole in itself, but not what was acknowledged: it says so."""
+    rewrite(log, log=bytes(32))
+    document = json.loads(ask("doctor", "--adopt", "--yes", log, "--json").out)
+    assert (document["adopted"], document["changed"], document["lost"]) == (True, True, 0)
+    assert append(log) == 26
+
+
+def test_a_broken_chain_is_never_accepted(ask: Ask, log: Path) -> None:
+    """Not even with --yes; the first record that is not as it was written is named, and no file is made."""
+    sql(log, "DROP TRIGGER records_are_never_changed", "UPDATE records SET actor = 'bob' WHERE position = 9")
+    head_of(log).unlink()
+    answer = ask("doctor", "--adopt", "--yes", log)
+    assert (answer.code, answer.out) == (3, "")
+    assert "cannot be accepted, for it was changed. position 9, web-1@8" in answer.err
+    assert not head_of(log).exists()
+
+
+def test_nothing_is_done_where_nothing_is_wrong(ask: Ask, log: Path) -> None:
+    """The head file agrees, so it stays as it is."""
+    before = head_of(log).read_bytes()
+    document = json.loads(ask("doctor", "--adopt", "--yes", log, "--json").out)
+    assert (document["adopted"], document["acknowledged"], document["position"]) == (False, 25, 25)
+    assert head_of(log).read_bytes() == before
+
+
+def test_a_log_that_grows_meanwhile_is_not_accepted(log: Path) -> None:
+    """What was looked at is what is accepted, or nothing is; no file is left behind then."""
+    head_of(log).unlink()
+    with open_reader(f"sqlite:{log}") as reader:
+        proposal = propose(reader, log)
+    cut_tail(log)
+    with pytest.raises(Conflict, match="was written to meanwhile"):
+        adopt(log, proposal)
+    assert not head_of(log).exists()
+
+
+def test_a_damaged_head_file_stays_if_the_log_grows_meanwhile(log: Path) -> None:
+    """Whatever hinders it, all files are as they were."""
+    flip(head_of(log), 20, 4096 + 20)
+    with open_reader(f"sqlite:{log}") as reader:
+        proposal = propose(reader, log)
+    cut_tail(log)
+    before = head_of(log).read_bytes()
+    with pytest.raises(Conflict):
+        adopt(log, proposal)
+    assert head_of(log).read_bytes() == before
+    assert not log.with_name("vm.db-head-damaged").exists()
+
+
+def test_the_log_is_on_the_disk_before_its_head_file_says_so(
+    ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lay in the WAL has been folded back, and so synced, when the new head is written."""
+    subprocess.run([sys.executable, "-c", WRITER, str(log)], check=False)
+    assert Path(f"{log}-wal").stat().st_size > 0
+    head_of(log).unlink()
+    sizes: list[int] = []
+    begin = HeadFile.begin
+
+    def spy(file: HeadFile, slot: Slot) -> None:
+        wal = Path(f"{log}-wal")
+        sizes.append(wal.stat().st_size if wal.exists() else 0)
+        begin(file, slot)
+
+    monkeypatch.setattr(HeadFile, "begin", spy)
+    assert ask("doctor", "--adopt", "--yes", log).code == 0
+    assert sizes == [0]
+
+
+def test_a_program_is_not_asked(ask: Ask, log: Path) -> None:
+    """With --json there is nobody to ask; and --yes alone means nothing."""
+    for arguments in (["--adopt", "--json"], ["--yes"]):
+        answer = ask("doctor", log, *arguments)
+        assert (answer.code, answer.out) == (2, "")
+
+
 # -- the place -------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +608,7 @@ def test_file_systems(type: str, options: str, verdict: str, words: str) -> None
         (Room(4096, 1 << 40, 0), "warning", "no file can be made"),
         (Room(4096, 1 << 40, None), "ok", ""),
         (Room(1024, 1 << 40, 1000), "ok", "blocks of 1024"),
+        (Room(4096, 100_000, 1000), "warning", "97 KiB free, room for about 1,000 events; blocks of 4096"),
         (Room(1024, 100_000, 1000), "warning", "can be killed while it opens the WAL"),
     ],
 )

@@ -22,10 +22,11 @@ from typing import Any, Literal, TypeAlias
 import apsw
 import msgspec
 
-from esrm.errors import EsrmError
-from esrm.stores.sqlite import disk
+from esrm.errors import EsrmError, StoreError
+from esrm.stores.sqlite import disk, heads
+from esrm.stores.sqlite.heads import Slot, head_path
 from esrm.stores.sqlite.reader import HEAD
-from esrm.stores.sqlite.schema import TABLES, fetch, open_reader, translated
+from esrm.stores.sqlite.schema import ROOM_BYTES, TABLES, close, fetch, open_reader, translated
 
 Verdict: TypeAlias = Literal["ok", "note", "warning", "bad"]
 """``note``: worth knowing; ``warning``: a promise of esrm may not hold here; ``bad``: the log is lost or unreadable."""
@@ -34,7 +35,6 @@ _SQLITE_FIXED, _SQLITE_BACKPORTS = (3, 51, 3), {(3, 50): 7, (3, 44): 6}  # https
 _MIB = 1 << 20
 _ROOM_LOW = 64 * _MIB
 _WAL_HIGH = 64 * _MIB
-_INDEX_ROOM = 1 * _MIB  # a WAL index is a few pages of 32 KiB
 _QUICK_S, _SLOW_S = 20e-6, 10e-3
 _EVENT_BYTES = (
     "SELECT avg(length(CAST(data AS BLOB))) FROM (SELECT data FROM records ORDER BY position DESC LIMIT 1000)"
@@ -131,23 +131,25 @@ def _shell_version() -> str | None:
 
 
 def _log(path: Path) -> Iterator[Finding]:
-    waiting = _bytes(f"{path}-wal")
+    head = _read_head(head_path(path))  # before the log: a VMM may be appending to it
     try:
         connection = open_reader(path)
     except EsrmError as error:
         yield Finding("bad", "log", str(error))
         return
     try:
-        if waiting:  # else whoever closes last folds it back, and this may be us
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         with translated(path):
             yield _records(connection)
             yield _settings(connection)
             yield _schema(connection)
+            yield _head(connection, head)
+            if isinstance(head, _Head) and head.slots:
+                yield _durability(head.slots[0])
+            yield _writer(head_path(path))
     except EsrmError as error:
         yield Finding("bad", "log", str(error))
     finally:
-        connection.close()
+        close(connection, path)
 
 
 def _records(connection: apsw.Connection) -> Finding:
@@ -190,6 +192,90 @@ def _schema(connection: apsw.Connection) -> Finding:
     if added:
         return Finding("note", "schema", f"as esrm made it, and somebody added {', '.join(added)}", "", values)
     return Finding("ok", "schema", "as esrm made it", "", values)
+
+
+# -- the head file ---------------------------------------------------------------------------------------------------
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What the head file says: its slots that are whole, the newest first, and how many are not."""
+
+    slots: list[Slot]
+    damaged: int
+
+
+def _read_head(path: Path) -> _Head | StoreError | None:
+    """Read the head file; None if there is none, the error if it cannot be read."""
+    try:
+        slots, damaged = heads.read_slots(path)
+        if damaged:  # it may have been written just now
+            slots, damaged = heads.read_slots(path)
+    except StoreError as error:
+        return error
+    return _Head(slots, damaged) if path.exists() else None
+
+
+def _head(connection: apsw.Connection, head: _Head | StoreError | None) -> Finding:
+    """Whether what was acknowledged is there."""
+    [[end]] = fetch(connection, HEAD)
+    if isinstance(head, StoreError):
+        return Finding("note", "head file", str(head))
+    if head is None or not (head.slots or head.damaged):
+        if not end:
+            return Finding("ok", "head file", "none yet, and no record that it could be about")
+        return Finding(
+            "warning", "head file", "none: nobody can tell whether the log is all that was acknowledged",
+            "copy it from where the log came from; to append to what there is: esrm doctor --adopt FILE",
+        )  # fmt: skip
+    if not head.slots:
+        advice = "keep the file; to accept the log as it stands: esrm doctor --adopt FILE"
+        return Finding("bad", "head file", "damaged: neither of its slots is as it was written", advice)
+    slot = head.slots[0]
+    values = {"position": slot.position, "end": end, "damaged": head.damaged}
+    if (lost := slot.position - end) > 0:
+        return Finding(
+            "bad", "head file", f"position {slot.position} was acknowledged, and the log ends at {end}: "
+            f"{_count(lost, 'record')} gone", _RESTORE, values,
+        )  # fmt: skip
+    if slot.position:
+        [[hash]] = fetch(connection, "SELECT hash FROM records WHERE position = ?", slot.position) or [[None]]
+        if hash != slot.hash:
+            what = f"the record at position {slot.position} is not the one that was acknowledged"
+            return Finding("bad", "head file", what, _RESTORE, values)
+    what = f"position {slot.position} was acknowledged and is there; the log ends at {end}"
+    if head.damaged:
+        return Finding("note", "head file", f"{what}. One of two slots is damaged, as after a crash", "", values)
+    return Finding("ok", "head file", what, "", values)
+
+
+_RESTORE = "keep all files as they are, and restore a copy; if there is none, accept the loss: esrm doctor --adopt FILE"
+
+
+def _durability(slot: Slot) -> Finding:
+    """What an acknowledgement meant, when the log was last written."""
+    what = f"synchronous={slot.synchronous}, head anchored "
+    what += {"commit": "at each commit", "second": "each second"}.get(slot.anchored, "when the WAL is folded back")
+    values = {"synchronous": slot.synchronous, "anchored": slot.anchored}
+    if slot.synchronous == "OFF":
+        words = "a power cut may take acknowledged records, and damage the file"
+        return Finding("warning", "durability", f"{what}: {words}", _STRONGER, values)
+    if slot.synchronous == "NORMAL":
+        words = "a power cut may take the records acknowledged since the WAL was last folded back"
+        return Finding("warning", "durability", f"{what}: {words}", _STRONGER, values)
+    if slot.anchored != "commit":
+        words = "a power cut takes nothing, but what is lost of the last second by other means goes unseen"
+        return Finding("note", "durability", f"{what}: {words}", "", values)
+    return Finding("ok", "durability", f"{what}: what was acknowledged survives a power cut", "", values)
+
+
+_STRONGER = "open the store without naming a weaker mode: FULL is the default"
+
+
+def _writer(path: Path) -> Finding:
+    if path.exists() and not os.access(path, os.R_OK):
+        return Finding("note", "writer", "unknown: this user may not read the head file")
+    who = heads.writer_of(path)
+    return Finding("ok", "writer", who or "nobody has the log open for writing", "", {"writer": who})
 
 
 # -- its files -------------------------------------------------------------------------------------------------------
@@ -308,8 +394,7 @@ def judge_room(room: disk.Room, per_event: int) -> Finding:
     values = {"block": room.block, "free": room.free, "files": room.files}
     events = f", room for about {_about(room.free // per_event)} events" if per_event else ""
     what = f"{_size(room.free)} free{events}; blocks of {room.block}"
-    if room.block < PAGESIZE and room.free < _INDEX_ROOM:
-        # SQLite maps the index and makes sure of one byte a page of memory; the others may end in SIGBUS.
+    if room.block < PAGESIZE and room.free < ROOM_BYTES:  # see schema.cramped
         words = f"{what}: so little, in blocks so small, that a process can be killed while it opens the WAL"
         return Finding("warning", "room", words, "make room before anything opens the log", values)
     if room.files == 0:
