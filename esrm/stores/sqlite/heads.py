@@ -112,13 +112,13 @@ def read_head(path: Path, *, fresh: bool = False) -> Slot | None:
 
     Args:
         path: the head file.
-        fresh: the log has no records, so the head file may be half made: one slot, and that torn.
+        fresh: the log has no records, so the head file may be half made: zeros, torn slots, anything.
 
     Raises:
         Corrupt: something was written there, and no slot of it is whole. StoreError: it cannot be read.
     """
     whole, damaged = read_slots(path)
-    if not whole and damaged > fresh:
+    if not whole and damaged and not fresh:
         raise Corrupt(f"{path} is damaged: neither of its slots is as it was written")
     return whole[0] if whole else None
 

@@ -93,7 +93,7 @@ class SqliteReader(Reader[E]):
         """Return what the head file says; see ``Reader.anchor``."""
         from esrm.stores.sqlite.heads import head_path, read_head  # late: of the commands, only verify asks
 
-        slot = read_head(head_path(self._path))
+        slot = read_head(head_path(self._path), fresh=not self.head())
         return None if slot is None else slot.anchor
 
     def head(self) -> int:
