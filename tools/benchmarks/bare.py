@@ -95,10 +95,21 @@ class Twin:
                 self._connection.execute(statement)
         self._connection.executemany(f"INSERT INTO streams VALUES ({', '.join('?' * len(streams[0]))})", streams)
 
-    def insert_each(self, rows: Sequence[Any]) -> None:
-        """One commit a row."""
-        for one in rows:
+    def insert_each(self, rows: Sequence[Any], head: Path | None = None) -> None:
+        """One commit a row; each with a write of 512 bytes to ``head`` and its fdatasync, if that is given."""
+        if head is None:
+            for one in rows:
+                self._connection.execute(self._insert, one)
+            return
+        descriptor = os.open(head, os.O_WRONLY | os.O_CREAT)
+        os.pwrite(descriptor, bytes(8192), 0)
+        os.fsync(descriptor)
+        for number, one in enumerate(rows):
             self._connection.execute(self._insert, one)
+            os.pwrite(descriptor, bytes(512), number % 2 * 4096)
+            os.fdatasync(descriptor)
+        os.close(descriptor)
+        head.unlink()
 
     def insert_together(self, rows: Sequence[Any]) -> None:
         """One commit for all."""
