@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint check generate bench clean
+.PHONY: help demo test trust soak lint check generate bench clean
 help:            ## what there is
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 12
 
@@ -23,6 +23,12 @@ demo: $(VENV)/.run   ## a microVM boots, hot-plugs, crashes and comes back; seco
 
 test: $(VENV)/.dev   ## the whole test-suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+trust: $(VENV)/.dev  ## crashes, faults, flips, attacks, fuzzing: the counts that docs/durability.md promises; minutes
+	ESRM_TRUST=ci $(BIN)/python -m pytest -n 2 tests/trust $(ARGS)
+
+soak: $(VENV)/.dev   ## the same for about an hour
+	ESRM_TRUST=soak $(BIN)/python -m pytest -n 2 tests/trust $(ARGS)
 
 lint: $(VENV)/.dev   ## ruff, pyright strict, import-linter
 	$(BIN)/ruff check .

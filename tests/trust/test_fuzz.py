@@ -80,10 +80,13 @@ def test_only_declared_exceptions_come_out(name: str, tmp_path: Path, record_pro
 def test_coverage_guides_to_nothing_else(name: str, tmp_path: Path, record_property: Tell) -> None:
     """The same by coverage: inputs that reach new code are kept and changed further."""
     counts = try_guided(name, GUIDED, tmp_path)
-    understood = counts["understood"] / GUIDED
-    record_property("trust", f"fuzz {name}: {GUIDED:,} executions guided by atheris, {understood:.1%} understood")
+    understood = counts["understood"]
+    record_property(
+        "trust", f"fuzz {name}: {GUIDED:,} executions guided by atheris, {understood / GUIDED:.1%} understood"
+    )
     assert counts["runs"] == GUIDED
-    assert 0.001 < understood < 0.99, "it never gets past the first check, or hardly changes anything"
+    assert understood > len(TARGETS[name].seeds), "it never gets past the first check"
+    assert GUIDED - understood > GUIDED // 100, "it hardly changes anything"
 
 
 def test_a_leak_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +21,28 @@ import msgspec
 from esrm import Draft, Past, Record
 from esrm.core import events, profiles
 from esrm.core.platform import Platform, decode_platform
-from esrm.errors import Corrupt, InvalidPlatform, Refused, UnknownMoment
+from esrm.errors import Corrupt, InvalidPlatform, Malformed, Refused, UnknownMoment
 from esrm.importers.proc import parse_interrupts, parse_regions
+from esrm.proofs import (
+    EMPTY,
+    LOG,
+    WITNESS,
+    Checkpoint,
+    Columns,
+    Note,
+    Receipt,
+    Request,
+    Signature,
+    VerifierKey,
+    columns_of,
+    vm_of,
+)
+from esrm.proofs.note import parse as parse_note
+from esrm.proofs.receipt import HEADER
 from esrm.stores.memory import MemoryStore
 from esrm.stores.records import decoded
+from esrm.stores.sqlite.heads import SLOT_BYTES, Slot, empty
+from esrm.stores.sqlite.heads import parse as parse_slot
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = [
@@ -196,6 +217,104 @@ def interrupts(data: bytes) -> bool:
     return True
 
 
+# -- notes, receipts, requests, keys, heads --------------------------------------------------------------------------
+
+ORIGIN = "e.org/h"  # all is short here, since short inputs are tried faster
+LINE = Signature(ORIGIN, b"\1\2\3\4", b"\5")
+SIGNED = Signature("witness", b"\5\6\7\x08", bytes(72))
+CHECKPOINTS = [
+    Checkpoint(f"{ORIGIN}/vm", 27, sha256(b"root").digest()),
+    Checkpoint(f"{ORIGIN}/caf%C3%A9", 2**63 - 1, bytes(32), ("and more", "of that")),
+    Checkpoint(ORIGIN, 0, EMPTY),
+]
+PATH = tuple(sha256(bytes([at])).digest() for at in range(5))
+
+
+def note(data: bytes) -> bool:
+    """A note's bytes are a note, and its text perhaps a checkpoint, byte for byte; or Malformed."""
+    try:
+        found = parse_note(data)
+    except Malformed:
+        return False
+    assert str(found).encode() == data
+    with suppress(Malformed):
+        assert str(Checkpoint.parse(found.text)) == found.text
+    return True
+
+
+def checkpoint(data: bytes) -> bool:
+    """A note's text is a checkpoint, letter for letter, or Malformed."""
+    whole = data.decode(errors="replace")  # as it comes out of a note, which is UTF-8
+    try:
+        found = Checkpoint.parse(whole)
+    except Malformed:
+        return False
+    assert str(found) == whole
+    vm_of(ORIGIN, found.origin)
+    return True
+
+
+def receipt(data: bytes) -> bool:
+    """A receipt's bytes are a receipt, byte for byte, or Malformed.
+
+    What is a JSON object is put inside a whole receipt first, as its record: few mutants of base64 are base64.
+    """
+    if data[:1] == b"{":
+        data = b"%b\nextra %b\nindex 3\n\n%b" % (HEADER.encode(), b64encode(data), _NOTE)
+    try:
+        found = Receipt.parse(data)
+    except Malformed:
+        return False
+    assert str(found).encode() == data
+    return True
+
+
+def request(data: bytes) -> bool:
+    """A request to a witness: the bytes are one, byte for byte, or Malformed."""
+    try:
+        found = Request.parse(data)
+    except Malformed:
+        return False
+    assert str(found if data.startswith(b"old ") else found.note).encode() == data
+    return True
+
+
+def key(data: bytes) -> bool:
+    """The line of a verifier key is a key, which is written the same way, or Malformed."""
+    try:
+        found = VerifierKey.parse(text(data))
+    except Malformed:
+        return False
+    assert str(found) == text(data)
+    return True
+
+
+def head(data: bytes) -> bool:
+    """512 bytes are a slot of the head file, bit for bit, or None. What is shorter gets its checksum put right."""
+    if len(data) < SLOT_BYTES:
+        data = (data + b"sha256 " + sha256(data).hexdigest().encode() + b"\n").ljust(SLOT_BYTES - 1) + b"\n"
+    found = parse_slot(data)
+    assert found is None or found.render() == data
+    return found is not None
+
+
+_NOTE = str(Note(str(CHECKPOINTS[0]), (LINE,))).encode()
+
+
+def _receipts() -> list[bytes]:
+    made = [
+        Receipt(columns_of(ROWS[at + 1], ROWS[at][8]), PATH[:at], Note(str(CHECKPOINTS[0]), (LINE,))) for at in range(5)
+    ]
+    inside = [msgspec.json.encode(msgspec.structs.replace(r.columns, revision=3)) for r in made]
+    return [*(str(r).encode() for r in made), *inside]
+
+
+def _slots() -> list[bytes]:
+    slots = [empty("FULL", "commit"), Slot(2**63 - 1, ROWS[0][8], ROWS[1][8], "NORMAL", "folded", 7)]
+    whole = [slot.render() for slot in slots]
+    return [*whole, *(data[: data.index(b"sha256 ")] for data in whole)]
+
+
 # -- platform files --------------------------------------------------------------------------------------------------
 
 TINY = b"""name = "tiny"
@@ -226,16 +345,12 @@ def platform(data: bytes) -> bool:
 
 def _platform_seeds() -> list[bytes]:
     shipped = [msgspec.json.encode(profiles.get(name)) for name in ("firecracker-aarch64", "crosvm-aarch64")]
-    tiny = json.dumps({"name": "t", "pools": {"mmio": [["0x10", "0xff"]]}, "reserved": [], "shared_irq": 5}).encode()
-    golden = [msgspec.json.encode(r.event.platform) for r in GOLDEN if isinstance(r.event, events.VmCreated)]
-    return [
-        *shipped,
-        *golden,
-        tiny,
-        TINY,
-        b'name = "t"\n',
-        b'name="t"\npools={mmio=[[1,2]]}\njoined={msi_irq="legacy_irq"}\n',
+    tiny = [
+        {"name": "t", "pools": {"mmio": [["0x10", "0xff"]]}, "reserved": [], "shared_irq": 5},
+        {"name": "t", "pools": {"legacy_irq": [[5, 15]]}, "joined": {"msi_irq": "legacy_irq"}, "policy": "last"},
+        {"name": "t", "reserved": [{"space": "pio", "first": "0xcf8", "last": 3327, "owner": "PCI config"}]},
     ]
+    return [*shipped, *(json.dumps(document).encode() for document in tiny), TINY, b'name="t"\npools.mmio=[[1,2]]\n']
 
 
 # -- all of them -----------------------------------------------------------------------------------------------------
@@ -244,6 +359,20 @@ _JSON = [
     *(bytes([c]) for c in b'{}[]:,"'), b"null", b"true", b"1e999", b"-1", b"0.5", b"18446744073709551616",
     b"\\u0000", b"\\ud800", b"\xff", b"\xed\xa0\x80",
 ]  # fmt: skip
+_NOTES = [
+    b"\n",
+    b"\r",
+    b"\0",
+    b"=",
+    b"+",
+    b" ",
+    b"%2F",
+    b"-1",
+    b"18446744073709551616",
+    b"\xd9\xa3",
+    b"\xff",
+    b"\xc2\x85",
+]
 _LINES = [
     b"\n", b"  ", b" : ", b"-", b"\r", b"\0", b"\xc2\x85", b"\xd9\xa3", b"\xff", b"f" * 16, b"0" * 16,
 ]  # fmt: skip
@@ -277,6 +406,28 @@ TARGETS: dict[str, Target] = {
         _platform_seeds(),
         [*_JSON, *words_of(msgspec.json.schema(Platform)), b"0x", b"=", b"[[", b"]]", b"2026-11-22"],
     ),
+    "note": Target(
+        note,
+        [_NOTE, *(str(Note(str(c), (LINE, SIGNED))).encode() for c in CHECKPOINTS)],
+        [*_NOTES, b"\n\n", b"\xe2\x80\x94 ", str(LINE).encode()],
+    ),
+    "checkpoint": Target(checkpoint, [str(c).encode() for c in CHECKPOINTS], [*_NOTES, b"0"]),
+    "receipt": Target(
+        receipt,
+        _receipts(),
+        [*_NOTES, *_JSON, *words_of(msgspec.json.schema(Columns)), b"extra ", b"index "],
+    ),
+    "request": Target(
+        request,
+        [str(Request(at * 5, PATH[:at], Note(str(c), (LINE,)))).encode() for at, c in enumerate(CHECKPOINTS)] + [_NOTE],
+        [*_NOTES, b"old ", b"\n\n", b"\xe2\x80\x94 "],
+    ),
+    "key": Target(
+        key,
+        [str(VerifierKey(name, kind, PATH[0])).encode() for name in (ORIGIN, "caf\u00e9") for kind in (LOG, WITNESS)],
+        [b"+", b"=", b" ", b"\xe2\x80\xa8", b"PRIVATE+KEY+", b"\xff", b"a" * 2000],
+    ),
+    "head": Target(head, _slots(), [b"\n", b"counter ", b"position ", b"hash ", b"log ", b"9" * 19, b"\xd9\xa3", b" "]),
 }  # fmt: skip
 """Each parser that reads what others wrote, by name."""
 
