@@ -167,10 +167,12 @@ def verify_consistency(old: int, new: int, path: Sequence[bytes], old_root: byte
 
     RFC 9162, section 2.1.4.2. That any tree begins with the empty one needs no proof, so none is accepted.
     """
-    if not 1 <= old <= new or not _are_hashes([old_root, new_root, *path]):
+    if not 1 <= old <= new:
         return False
     if old == new:
         return not path and old_root == new_root
+    if not _are_hashes([old_root, new_root, *path]):
+        return False
     if old & (old - 1) == 0:  # a perfect tree: its root is the first node, and not sent
         path = [old_root, *path]
     if not path:

@@ -111,9 +111,12 @@ def verified(note: Note, keys: Sequence[VerifierKey]) -> Signed:
 
     Raises:
         Unproven: a signature by one of the keys does not hold.
+        Malformed: two of the keys cannot be told apart by name and id. (Somebody has made them so.)
         Refused: the package ``cryptography`` is not installed.
     """
     known = {(key.name, key.id): key for key in keys}
+    if len(known) < len(set(keys)):
+        raise Malformed("two different keys have one name and one id: trust neither before you know why")
     logs: dict[VerifierKey, None] = {}
     witnesses: dict[VerifierKey, int] = {}
     for signature in note.signatures:
