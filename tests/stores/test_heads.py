@@ -20,7 +20,7 @@ from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.stores import records
 from esrm.stores.base import verify
 from esrm.stores.chain import extend
-from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads
+from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads, schema
 from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots, writer_of
 from esrm.testing import BytesCodec, drafts
 
@@ -440,3 +440,36 @@ async def test_a_foreign_write_is_noticed(path: Path):
         async with SqliteStore(path, CODEC):
             pass
     assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
+
+
+# -- one connection writes and folds ---------------------------------------------------------------------------------
+
+
+async def test_a_reader_cannot_write_and_never_folds(path: Path, tmp_path: Path):
+    """Its connection is query-only, checkpoints by itself neither while it reads nor as the last one that closes."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(20):
+            await store.append("web-1", drafts(b"x" * 4000), expected=n - 1)
+        left = copy(path, tmp_path / "crash")
+    before = os.stat(f"{left}-wal").st_size
+    with SqliteReader(left, CODEC) as reader:
+        assert reader._connection is not None
+        assert reader._connection.pragma("query_only") == 1
+        assert reader._connection.pragma("wal_autocheckpoint") == 0
+        assert reader.head() == 20
+        with pytest.raises(apsw.ReadOnlyError):
+            reader._connection.execute("PRAGMA user_version = 7")
+    assert os.stat(f"{left}-wal").st_size == before > 0
+
+
+async def test_a_setting_that_sqlite_does_not_take_refuses_to_start(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """WAL and synchronous are read back: what is not in force is not promised."""
+    real = schema.fetch
+
+    def forgetful(connection: apsw.Connection, statement: str, *bindings: object) -> list[object]:
+        return [(1,)] if statement == "PRAGMA synchronous" else real(connection, statement, *bindings)
+
+    monkeypatch.setattr(schema, "fetch", forgetful)
+    with pytest.raises(StoreError, match="SQLite did not take synchronous=FULL"):
+        async with SqliteStore(path, CODEC):
+            pass
