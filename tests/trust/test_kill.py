@@ -22,7 +22,7 @@ LIVES = 20
 @pytest.mark.parametrize("part", [0, 1])
 def test_what_was_acknowledged_outlives_its_writer(tmp_path: Path, part: int):
     """Killed while it opens, appends, folds or closes: all acknowledged records are there, batches are whole,
-    the chain holds, the head file is not ahead, and the next writer goes on.
+    the chain holds, the head file is not ahead, and the next writer goes on. So it is with every ``synchronous``.
     """
     first, acknowledged = seed() + part * KILLS // 2, 0
     with Nursery() as nursery:
@@ -31,7 +31,7 @@ def test_what_was_acknowledged_outlives_its_writer(tmp_path: Path, part: int):
             if number == first or dice.randrange(LIVES) == 0:
                 began, auditor = number, Auditor(tmp_path / f"{number}.db")
             try:
-                heard = nursery.live_and_die(auditor.path, number)
+                heard = nursery.live_and_die(auditor.path, number, dice.choice(["FULL", "FULL", "NORMAL", "OFF"]))
                 acknowledged += len(heard)
                 auditor.hear(heard)
                 auditor.look(dice)
