@@ -24,6 +24,8 @@ from esrm.stores.records import EVENT_BYTES_MAX, TIME_NS_MAX, Row
 COLUMNS = ("position", "vm", "revision", "id", "time_ns", "actor", "correlation", "data", "hash")
 NEIGHBOURS = 100
 """Records before and behind whose actors and correlations are tried."""
+PLACES = 10_000
+"""Positions that are tried between its neighbours in the VM's log."""
 EFFORT_BYTES = 64_000_000
 """What may be hashed to find one flipped bit in the data; it suffices for events of 2,500 bytes."""
 
@@ -58,12 +60,10 @@ def suspect(reader: Reader[Any], fault: Fault, decode: Callable[[bytes], object]
         None if there is no record to look at, or none of its columns is wrong (records are missing, or the log is
         whole in itself and another one than it was).
     """
-    if fault.position < 1:
-        return None
     try:
         row = next((row for row in reader.rows(None, fault.position - 1, 1) if row[0] == fault.position), None)
         if row is None:
-            return _moved(reader, fault.position)
+            return _moved(reader, fault.position) if fault.position > 0 else None
         before = next(reader.rows(fault.vm, fault.revision - 2, 1), None) if fault.revision > 0 else None
         return _Record(reader, row, fault.revision, before).suspicion(decode)
     except (Corrupt, AttributeError, TypeError, ValueError, struct.error):  # nor can what stands around it be read
@@ -108,6 +108,9 @@ class _Record:
         """What may have stood in a column, and the hash before the record then."""
         row, previous = self.row, self.previous
         yield "revision", self.revision, previous
+        if self.before is not None and self.behind is not None:
+            for position in range(self.before[0] + 1, min(self.behind[0], self.before[0] + PLACES)):
+                yield "position", position, previous
         vm, revision = row[1], row[2]
         around = list(self.reader.rows(vm, revision - NEIGHBOURS - 1, 2 * NEIGHBOURS))
         for column in ("actor", "correlation"):
@@ -116,7 +119,8 @@ class _Record:
                 yield column, value, previous
         tick = _tick(row[3])
         for time_ns in range(_time_of(tick), _time_of(tick + 1) + 1):  # ids are made from the time
-            yield "time_ns", time_ns, previous
+            if time_ns <= TIME_NS_MAX:
+                yield "time_ns", time_ns, previous
         for stream in self.reader.streams():
             last = next(self.reader.rows(stream.vm, revision - 2, 1), None) if revision else None
             yield "vm", stream.vm, GENESIS if last is None else last[_HASH]
@@ -134,15 +138,33 @@ class _Record:
             return Suspicion(("time_ns",), "it is before the time of the record before")
         return None
 
-    def _rest(self) -> Suspicion:
-        columns = [column for column in COLUMNS if column not in ("position", "vm", "revision")]
-        if self.behind is not None and self._goes_on_from(self.row[_HASH]):
+    def _rest(self) -> Suspicion | None:
+        """What nothing speaks for, and nothing against."""
+        good_hash = self.behind is not None and self._goes_on_from(self.row[_HASH])
+        if self.row[2] != self.revision:
+            return self._renumbered(good_hash)
+        columns = list(COLUMNS)
+        columns.remove("revision")
+        if self.before is not None:
+            columns.remove("vm")
+        if self.row[0] == 1 or next(self.reader.rows(None, self.row[0] - 2, 1))[0] == self.row[0] - 1:
+            columns.remove("position")
+        if good_hash:
             columns.remove("hash")
-        if all(_agree(row) for row in (self.row, self.before, self.behind) if row is not None):
+        around = [row for row in (self.before, self.behind) if row is not None]
+        if around and all(map(_agree, around)):
+            if not _agree(self.row):
+                return Suspicion(("id", "time_ns"), "they do not agree, as they do in the records around")
             columns.remove("time_ns")
-        elif all(_agree(row) for row in (self.before, self.behind) if row is not None):
-            return Suspicion(("id", "time_ns"), "they do not agree, as they do in the records around")
         return Suspicion(tuple(columns), "more the hashes do not tell")
+
+    def _renumbered(self, good_hash: bool) -> Suspicion | None:
+        """Where another revision stands in a record's place: that record, if it now says a later one."""
+        for row in self.reader.rows(self.row[1], self.row[2]):
+            if link(self.previous, row[0], row[1], self.revision, *row[3:8]) == row[_HASH]:
+                why = f"the record at position {row[0]}, now {row[2]}, has the right hash with {self.revision} there"
+                return Suspicion(("revision",), why)
+        return None if good_hash else Suspicion(("vm", "revision"), "it does not go on from the record before")
 
     def _goes_on_from(self, hash: bytes) -> bool:
         return self.behind is not None and link(hash, *self.behind[:8]) == self.behind[_HASH]
