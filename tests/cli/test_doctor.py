@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
 import msgspec
 import pytest
 from cli_story import Answer, Ask
@@ -206,6 +207,42 @@ def test_another_journal_mode_is_a_warning(ask: Ask, log: Path) -> None:
     sql(log, "PRAGMA journal_mode = delete")
     found = findings(ask("doctor", log, "--no-write", "--json"))["settings"]
     assert (found["verdict"], found["values"]["journal_mode"]) == ("warning", "delete")
+
+
+def test_on_read_only_media(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that can be known there is said, and that SQLite cannot see the journal mode is no fault of the log's."""
+    connect = apsw.Connection
+
+    def denied(name: str, **options: Any) -> apsw.Connection:
+        if "immutable" not in name and name != ":memory:":
+            raise apsw.ReadOnlyError("as the kernel says it")
+        return connect(name, **options)
+
+    monkeypatch.setattr(apsw, "Connection", denied)
+    found = findings(ask("doctor", log, "--no-write", "--json"))
+    assert (found["settings"]["verdict"], found["settings"]["values"]["journal_mode"]) == ("ok", None)
+    assert found["head file"]["verdict"] == "ok"
+
+
+def test_for_another_user(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not read the head file cannot be told who writes, nor how much was acknowledged; and is told that."""
+    may = os.access
+
+    def access(path: Path, mode: int, **options: Any) -> bool:
+        return path not in (head_of(log), log.parent) and may(path, mode)
+
+    def read(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(doctor.os, "access", access)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    answer = ask("doctor", log, "--no-write", "--json")
+    found = findings(answer)
+    assert answer.code == 0
+    assert "Permission denied" in found["head file"]["what"]
+    assert found["writer"]["what"] == "unknown: this user may not read the head file"
+    assert found["permissions"]["verdict"] == "note"
+    assert "durability" not in found
 
 
 def test_work_on_the_tables_shows(ask: Ask, log: Path) -> None:
@@ -667,7 +704,7 @@ def test_a_disk_that_cannot_sync_is_a_finding(ask: Ask, log: Path, monkeypatch: 
     monkeypatch.setattr(disk.os, "fdatasync", fail)
     answer = ask("doctor", log, "--json")
     assert answer.code == 0
-    assert findings(answer)["disk"]["what"] == "cannot be looked at: Input/output error"
+    assert findings(answer)["sync"]["what"] == "cannot be timed: Input/output error"
     assert [path.name for path in log.parent.iterdir() if "doctor" in path.name] == []
 
 

@@ -166,11 +166,14 @@ def _records(connection: apsw.Connection) -> Finding:
 def _settings(connection: apsw.Connection) -> Finding:
     names = ("journal_mode", "page_size", "encoding", "application_id", "user_version")
     values = {name: fetch(connection, f"PRAGMA {name}")[0][0] for name in names}
+    if values["journal_mode"] != "wal" and connection.readonly("main"):
+        values["journal_mode"] = None  # read as immutable, SQLite knows of no WAL and says "delete"
+    mode = values["journal_mode"] or "unknown where nothing can be written"
     what = (
-        f"journal mode {values['journal_mode']}, pages of {values['page_size']}, "
+        f"journal mode {mode}, pages of {values['page_size']}, "
         f"application id {values['application_id']:#x}, log format {values['user_version']}"
     )
-    if values["journal_mode"] != "wal":
+    if values["journal_mode"] not in ("wal", None):
         advice = "another program has changed it; esrm sets WAL again when it next opens the log for writing"
         return Finding("warning", "settings", what, advice, values)
     return Finding("ok", "settings", what, "", values)
@@ -272,7 +275,7 @@ _STRONGER = "open the store without naming a weaker mode: FULL is the default"
 
 
 def _writer(path: Path) -> Finding:
-    if path.exists() and not os.access(path, os.R_OK):
+    if path.exists() and not _may(path, os.R_OK):
         return Finding("note", "writer", "unknown: this user may not read the head file")
     who = heads.writer_of(path)
     return Finding("ok", "writer", who or "nobody has the log open for writing", "", {"writer": who})
@@ -308,7 +311,7 @@ def _names(path: Path, here: os.stat_result) -> Iterator[Finding]:
 def _permissions(path: Path, here: os.stat_result) -> Finding:
     folder = path.parent.stat()
     mode, folder_mode = (f"{stat.S_IMODE(found.st_mode):o}" for found in (here, folder))
-    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+    writable = _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
     values = {"mode": mode, "folder_mode": folder_mode, "writable": writable}
     what = f"{stat.filemode(here.st_mode)} in {stat.filemode(folder.st_mode)}"
     if here.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX):
@@ -337,10 +340,13 @@ def _place(folder: Path, per_event: int, write: bool) -> Iterator[Finding]:
     yield _file_system(mount)
     try:
         yield judge_room(disk.room_in(folder), per_event)
-        if write:
-            yield judge_sync(disk.sync_s(folder), mount)
     except OSError as error:
-        yield Finding("note", "disk", f"cannot be looked at: {error.strerror}")
+        yield Finding("note", "room", f"unknown: {error.strerror}")
+    if write:
+        try:
+            yield judge_sync(disk.sync_s(folder), mount)
+        except OSError as error:
+            yield Finding("note", "sync", f"cannot be timed: {error.strerror}")
 
 
 def _file_system(mount: disk.Mount | None) -> Finding:
@@ -424,6 +430,10 @@ def judge_sync(seconds: float, mount: disk.Mount | None) -> Finding:
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _bytes(path: str) -> int | None:
