@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from esrm.errors import Malformed, Unproven
-from esrm.proofs.keys import WITNESS, SigningKey, VerifierKey, decode, encode
+from esrm.errors import Malformed, Refused, Unproven
+from esrm.proofs.keys import LOG, WITNESS, SigningKey, VerifierKey, decode, encode
 from esrm.proofs.merkle import EMPTY, HASH_BYTES
 from esrm.proofs.note import Note, Signed, parse, sign, verified
 
@@ -64,8 +64,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
         """The note that a log's key makes of it.
 
         Raises:
-            Refused: the package ``cryptography`` is not installed.
+            Refused: it is a witness's key, or the package ``cryptography`` is not installed.
         """
+        if key.kind != LOG:
+            raise Refused(f"{key.name} is a witness by its key: a checkpoint is signed with a log's key")
         return Note(str(self), (sign(str(self), key),))
 
 

@@ -64,6 +64,8 @@ class VerifierKey(msgspec.Struct, frozen=True):
         Raises:
             Malformed: it is none, or its id is not what its name and bytes make.
         """
+        if text.startswith(_PRIVATE):
+            raise Malformed("this is a private key, to sign with: the verifier key is in the file .pub beside it")
         name, id, kind, public = _parts(text, "verifier key")
         key = cls(name, kind, public)
         if key.id != id:
