@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esrm.errors import Corrupt
-from esrm.stores.chain import Anchor, Verdict, link, seal, verify
+from esrm.stores.chain import GENESIS, Anchor, Fault, Verdict, extend, link, seal, verify
 from esrm.stores.records import Row, prepare
 from esrm.testing import BytesCodec, drafts
 
@@ -139,10 +139,11 @@ def test_an_unreadable_record_is_named():
     fault = verify(rows).fault
     assert verify(rows).good == 11
     assert fault is not None
-    assert (fault.position, fault.what) == (12, "the page cannot be read")
+    assert fault == Fault(12, "", -1, "the page cannot be read")
     fault = verify(rows, rows.all[11][1]).fault
-    assert fault is not None
-    assert fault.revision == rows.all[11][2]
+    assert fault == Fault(0, rows.all[11][1], rows.all[11][2], "the page cannot be read")
+    rows.broken = {1}
+    assert verify(rows, rows.all[0][1]).fault == Fault(0, rows.all[0][1], 0, "the page cannot be read")
 
 
 def test_a_shortened_log_is_whole():
@@ -150,6 +151,56 @@ def test_a_shortened_log_is_whole():
     rows = Rows()
     del rows.all[15:]
     assert verify(rows) == Verdict(15)
+
+
+def noted(rows: Rows, position: int) -> Anchor:
+    """What a store would have noted outside of the log when it ended there."""
+    log = GENESIS
+    for row in rows.all[:position]:
+        log = extend(log, row[8])
+    return Anchor(position, rows.all[position - 1][8], log)
+
+
+def test_a_log_must_hold_what_was_noted_outside_of_it():
+    """It may go on behind the noted head, but not end before; and the record there, and all before, are those noted."""
+    rows = Rows()
+    for position in (1, 7, 20):
+        rows.noted = noted(rows, position)
+        assert verify(rows) == Verdict(20)
+    del rows.all[15:]
+    gone = "missing, and all up to position 20: they were acknowledged, says the head file"
+    assert verify(rows) == Verdict(15, Fault(16, "", -1, gone))
+    assert verify(rows, after=10) == Verdict(5, Fault(16, "", -1, gone))
+    rows.noted = noted(rows, 15)
+    assert verify(rows) == Verdict(15)
+
+
+def test_a_rewritten_log_is_not_the_one_that_was_noted():
+    """Records may be whole in themselves and other ones: their last hash, or the running hash of all, tells."""
+    rows = Rows()
+    true = noted(rows, 7)
+    vm, revision = rows.all[6][1:3]
+    rows.noted = Anchor(7, b"x" * 32, true.log)
+    hash = f"whole in itself, but the record acknowledged here had the hash {'78' * 32}, says the head file"
+    assert verify(rows) == Verdict(6, Fault(7, vm, revision, hash))
+    assert verify(rows, after=5) == Verdict(1, Fault(7, vm, revision, hash))
+    rows.noted = Anchor(7, true.hash, b"x" * 32)
+    log = "this and all before it are whole in themselves, but not what was acknowledged, says the head file"
+    assert verify(rows) == Verdict(6, Fault(7, vm, revision, log))
+    assert verify(rows, after=5) == Verdict(15), "what stands before is trusted, so the running hash is not known"
+    assert verify(rows, "vm-0") == Verdict(10), "and one stream alone says nothing of the log's head"
+
+
+def test_what_was_noted_may_be_unreadable():
+    """A damaged head file is a fault like any other, and nothing is believed good."""
+    rows = Rows()
+
+    def unreadable() -> Anchor:
+        raise Corrupt("both slots are damaged")
+
+    rows.anchor = unreadable  # type: ignore[method-assign]
+    assert verify(rows) == Verdict(0, Fault(0, "", -1, "both slots are damaged"))
+    assert verify(rows, "vm-0") == Verdict(10)
 
 
 @pytest.mark.parametrize("id", [bytes(15), bytes(17)])
