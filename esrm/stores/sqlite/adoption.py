@@ -48,7 +48,7 @@ class Proposal(msgspec.Struct, frozen=True):
     def needed(self) -> bool:
         """Whether esrm refuses to write to the log as it is."""
         if self.old is None:
-            return self.head.position > 0 or self.damaged > 0
+            return self.head.position > 0
         return self.lost > 0 or self.changed
 
 

@@ -223,9 +223,9 @@ def _head(connection: apsw.Connection, head: _Head | StoreError | None) -> Findi
     [[end]] = fetch(connection, HEAD)
     if isinstance(head, StoreError):
         return Finding("note", "head file", str(head))
+    if not end and (head is None or not head.slots):  # anything in it is a beginning then; see heads.read_head
+        return Finding("ok", "head file", "none yet, and no record that it could be about")
     if head is None or not (head.slots or head.damaged):
-        if not end:
-            return Finding("ok", "head file", "none yet, and no record that it could be about")
         return Finding(
             "warning", "head file", "none: nobody can tell whether the log is all that was acknowledged",
             "copy it from where the log came from; to append to what there is: esrm doctor --adopt FILE",
