@@ -16,7 +16,8 @@ import msgspec
 
 from esrm.errors import Conflict, Corrupt, Rejected, StoreError
 from esrm.stores.chain import GENESIS, extend, verify
-from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_slots, writer_of
+from esrm.stores.sqlite.doctor import writer_of
+from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_slots
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import close, fetch, open_writer, translated
 
@@ -75,7 +76,7 @@ def propose(reader: SqliteReader[Any], path: Path, *, tick: Callable[[int], obje
         Rejected: somebody has the log open for writing.
         StoreError: the head file cannot be read.
     """
-    if who := writer_of(head_path(path)):
+    if who := writer_of(path):  # else adopt() would find out, after the question
         raise Rejected(f"{path} has its writer, {who}: stop it first")
     slots, damaged = read_slots(head_path(path))
     verdict = verify(_Bare(reader), tick=tick)

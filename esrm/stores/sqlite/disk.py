@@ -93,6 +93,34 @@ def mount_of(folder: Path) -> Mount | None:
     return None
 
 
+def parse_locks(text: str) -> dict[tuple[str, int], int]:
+    """Return who holds which ``flock``, from the text of ``/proc/locks``: (device in hexadecimal, inode) -> process."""
+    # 1: FLOCK  ADVISORY  WRITE 708 fe:00:1234 0 EOF     (an arrow after the number: it waits, and holds nothing)
+    held: dict[tuple[str, int], int] = {}
+    for line in text.splitlines():
+        fields = line.split()
+        with suppress(ValueError, IndexError):
+            if fields[1] == "FLOCK":
+                device, _, inode = fields[5].rpartition(":")
+                held[device, int(inode)] = int(fields[4])
+    return held
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the process that holds a ``flock`` on a file; None if nobody does who can be seen from here.
+
+    The kernel's list is asked, and not the lock: whoever tried that, if only for a moment, would be in the way of a
+    writer that begins just then. A process in another container may be out of sight.
+    """
+    try:
+        file, held = path.stat(), parse_locks(Path("/proc/locks").read_text())
+    except OSError:
+        return None
+    mount = mount_of(path.parent)
+    major, minor = map(int, mount.device.split(":")) if mount else (os.major(file.st_dev), os.minor(file.st_dev))
+    return held.get((f"{major:02x}:{minor:02x}", file.st_ino))
+
+
 def write_cache(mount: Mount) -> str | None:
     """Return what the kernel knows of the device's cache: ``write back`` is volatile, ``write through`` is not.
 

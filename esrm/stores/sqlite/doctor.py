@@ -145,7 +145,7 @@ def _log(path: Path) -> Iterator[Finding]:
             yield _head(connection, head)
             if isinstance(head, _Head) and head.slots:
                 yield _durability(head.slots[0])
-            yield _writer(head_path(path))
+            yield _writer(path)
     except EsrmError as error:
         yield Finding("bad", "log", str(error))
     finally:
@@ -274,11 +274,21 @@ def _durability(slot: Slot) -> Finding:
 _STRONGER = "open the store without naming a weaker mode: FULL is the default"
 
 
-def _writer(path: Path) -> Finding:
-    if path.exists() and not _may(path, os.R_OK):
-        return Finding("note", "writer", "unknown: this user may not read the head file")
-    who = heads.writer_of(path)
-    return Finding("ok", "writer", who or "nobody has the log open for writing", "", {"writer": who})
+def writer_of(log: Path) -> str | None:
+    """Return which process has a log open for writing, in words; None if none does that can be seen from here."""
+    process = disk.lock_holder(head_path(log))
+    if process is None:
+        return None
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        command = ""
+    return f"process {process}" + (f" ({command[:200]})" if command else "")
+
+
+def _writer(log: Path) -> Finding:
+    who = writer_of(log)
+    return Finding("ok", "writer", who or "nobody who can be seen from here", "", {"writer": who})
 
 
 # -- its files -------------------------------------------------------------------------------------------------------
