@@ -428,3 +428,30 @@ async def test_a_file_that_is_moved_from_under_the_store(tmp_path: Path, attack:
         assert [type(error) for error in refusals] in ([], [Rejected]), "the store did not resume"
         async with SqliteStore(path, BytesCodec()) as store:
             assert [record.event for record in await store.read_all()] == stands
+
+
+async def test_an_old_copy_put_under_a_running_store(tmp_path: Path):
+    """The same attack as the first one, while the store is open: nothing is acknowledged on top of the old copy.
+
+    (There are so many records that the WAL has not the pages of all of them; else nothing would be missing.)
+    """
+    path = tmp_path / "vm.db"
+
+    async def append(number: int) -> None:
+        await store.append("vm", drafts(b"%0300d" % number), expected=number - 1)
+
+    async with SqliteStore(path, BytesCodec()) as store:
+        await append(0)
+    shutil.copy(path, path.with_name("old.db"))
+    async with SqliteStore(path, BytesCodec()) as store:
+        for number in range(1, 35):
+            await append(number)
+    async with SqliteStore(path, BytesCodec()) as store:
+        await append(35)
+        shutil.move(path.with_name("old.db"), path)
+        for kind in (Unknown, Corrupt, Corrupt):
+            with pytest.raises(kind, match=r"ends at position 1, but vm.db-head says that 36 was acknowledged"):
+                await append(36)
+    with SqliteReader(path, BytesCodec()) as reader:
+        assert reader.head() == 1
+        assert "all up to position 36: they were acknowledged" in str(verify_chain(reader).fault)
