@@ -211,6 +211,9 @@ if TYPE_CHECKING:
         InvalidPlatform as InvalidPlatform,
     )
     from esrm.errors import (
+        Malformed as Malformed,
+    )
+    from esrm.errors import (
         NoSpace as NoSpace,
     )
     from esrm.errors import (
@@ -242,6 +245,9 @@ if TYPE_CHECKING:
     )
     from esrm.errors import (
         UnknownMoment as UnknownMoment,
+    )
+    from esrm.errors import (
+        Unproven as Unproven,
     )
     from esrm.errors import (
         WrongPhase as WrongPhase,
@@ -319,8 +325,8 @@ _HOMES = {
     "esrm.devices": "Device MmioDevice PioDevice",
     "esrm.errors": (
         "AddressConflict Conflict Corrupt DuplicateDevice EsrmError InUse InvalidAccess InvalidConstraint InvalidName "
-        "InvalidPlatform NoSpace NotAllocated NotMapped OutOfRange Refused Rejected StoreError TooLarge Unknown "
-        "UnknownDevice UnknownMoment WrongPhase"
+        "InvalidPlatform Malformed NoSpace NotAllocated NotMapped OutOfRange Refused Rejected StoreError TooLarge "
+        "Unknown UnknownDevice UnknownMoment Unproven WrongPhase"
     ),
     "esrm.history": "Blame Change Diff History Past devices_of",
     "esrm.manager": "ResourceManager acting load_platform",

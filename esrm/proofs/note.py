@@ -129,7 +129,7 @@ def verified(note: Note, keys: Sequence[VerifierKey]) -> Signed:
             message = _timed(note.text, time)
         else:
             time, message = 0, note.text.encode()
-        if len(value) != 64 or time > TIME_MAX or not key.verifies(message, value):
+        if time > TIME_MAX or not key.verifies(message, value):
             raise Unproven(f"the signature by {key.name} does not hold: the text is not the one that was signed")
         if key.kind == WITNESS:
             witnesses[key] = max(time, witnesses.get(key, 0))

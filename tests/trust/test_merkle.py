@@ -228,25 +228,43 @@ def one_bit_off(hashes: list[bytes]) -> Iterator[list[bytes]]:
             yield [*hashes[:n], (int.from_bytes(hash) ^ 1 << bit).to_bytes(32), *hashes[n + 1 :]]
 
 
+def test_no_byte_moves_from_one_hash_to_the_next() -> None:
+    """A node is hashed over two hashes side by side; moving the border between them makes no second proof."""
+    for size in range(2, 18):
+        for index in range(size):
+            for leaf, *proof in moved([LEAVES[index], *path(index, 0, size)]):
+                assert not verify_inclusion(leaf, index, size, proof, mth(0, size))
+            for proof in moved(subproof(index + 1, 0, size, True)):
+                assert not verify_consistency(index + 1, size, proof, mth(0, index + 1), mth(0, size))
+
+
+def moved(hashes: list[bytes]) -> Iterator[list[bytes]]:
+    """The first two hashes with the border one byte further, whichever of them stands on the left."""
+    if len(hashes) > 1:
+        first, second, *rest = hashes
+        yield [first[1:], second + first[:1], *rest]
+        yield [first + second[:1], second[1:], *rest]
+
+
 def test_a_size_counts_as_far_as_a_root_can_tell() -> None:
-    """With another size a proof is refused, unless the leaf's siblings stand on the same sides there.
+    """With another place or size a proof is refused, unless the siblings stand on the same sides there.
 
     A root does not say how many leaves it is of: so a size is worth nothing unless it is signed with its root, as in a
     checkpoint.
     """
-    for size in range(1, 18):
-        for index in range(size):
-            proof = path(index, 0, size)
-            for other in range(20):
-                same = index < other and turns(index, other) == turns(index, size)
-                assert verify_inclusion(LEAVES[index], index, other, proof, mth(0, size)) is same
-        for old in range(1, size + 1):
-            proof = subproof(old, 0, size, True)
-            for other in range(20):
-                same = (
-                    (old == other) == (old == size) and old <= other and old_turns(old, other) == old_turns(old, size)
-                )
-                assert verify_consistency(old, other, proof, mth(0, old), mth(0, size)) is same
+    most = 13
+    places = [(index, size) for size in range(most) for index in range(size)]
+    pairs = [(old, new) for new in range(1, most) for old in range(1, new + 1)]
+    for index, size in places:
+        proof, root = path(index, 0, size), mth(0, size)
+        for place in places:
+            same = turns(*place) == turns(index, size)
+            assert verify_inclusion(LEAVES[index], *place, proof, root) is same, (index, size, place)
+    for old, new in pairs:
+        proof, old_root, new_root = subproof(old, 0, new, True), mth(0, old), mth(0, new)
+        for pair in pairs:
+            same = old_turns(*pair) == old_turns(old, new)
+            assert verify_consistency(*pair, proof, old_root, new_root) is same, (old, new, pair)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 1), (0, 7), (2, 1), (-1, 3), (1, -1), (2**64, 2**64 + 1)])

@@ -16,6 +16,7 @@ from esrm.proofs import (
     WITNESS,
     Checkpoint,
     Note,
+    Signature,
     SigningKey,
     VerifierKey,
     open_checkpoint,
@@ -292,6 +293,19 @@ def test_times_that_cannot_be_signed(now: int) -> None:
         sign(TEXT, WITNESSES[0], now=now)
 
 
+def test_a_time_beyond_all_times() -> None:
+    """A time that the format does not allow is not believed, though the witness has signed it."""
+    witness = WITNESSES[0]
+    for time, fits in ((2**63 - 1, True), (2**63, False), (2**64 - 1, False)):
+        value = time.to_bytes(8, "big") + witness.sign(f"cosignature/v1\ntime {time}\n{TEXT}".encode())
+        note = Note(TEXT, (Signature(witness.name, witness.public.id, value),))
+        if fits:
+            assert verified(note, [witness.public]).witnesses == {witness.public: time}
+        else:
+            with pytest.raises(Unproven):
+                verified(note, [witness.public])
+
+
 def test_every_bit_of_a_signed_note_counts() -> None:
     """Whatever is flipped in a note that log and witness signed: it is no note, or it is not believed."""
     note = note_by(HOST, WITNESSES[0])
@@ -362,6 +376,16 @@ def test_a_signature_that_does_not_hold_spoils_the_note() -> None:
     assert verified(Note(TEXT, good.signatures + bad), [HOST.public]).logs == (HOST.public,)
     with pytest.raises(Unproven, match="does not hold"):
         verified(Note(TEXT, good.signatures + bad), [HOST.public, other.public])
+
+
+@pytest.mark.parametrize("key", [HOST, WITNESSES[0]])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 63, 65, 71, 73, 500])
+def test_signatures_of_another_length(key: SigningKey, size: int) -> None:
+    """Cut short or with something behind them, by a log or a witness: they do not hold."""
+    [good] = note_by(key).signatures
+    value = (good.value + bytes(500))[: size if size != len(good.value) else 1]
+    with pytest.raises(Unproven, match="does not hold"):
+        verified(Note(TEXT, (Signature(good.name, good.id, value),)), [key.public])
 
 
 def test_the_key_of_another_signs_for_nobody_else() -> None:
