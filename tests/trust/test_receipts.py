@@ -196,6 +196,33 @@ def test_records_that_are_none(log: Rows, change: dict[str, object], said: str) 
         believed("\n".join(lines))
 
 
+def test_a_record_has_one_spelling(log: Rows) -> None:
+    """The same columns in JSON with blanks, in another order, with escapes, or said twice: no receipt."""
+    text = str(receipt(log, 4))
+    lines = text.split("\n")
+    data = decode(lines[1][6:]).decode()
+    columns = json.loads(data)
+    spellings = [
+        json.dumps(columns), f"{data} ", f" {data}", data.replace("web-1", "\\u0077eb-1"),
+        json.dumps(dict(reversed(columns.items())), separators=(",", ":")), f'{{"position":9,{data[1:]}',
+    ]  # fmt: skip
+    for spelling in spellings:
+        assert json.loads(spelling) == columns
+        lines[1] = f"extra {encode(spelling.encode())}"
+        with pytest.raises(Malformed, match="is not as it is written"):
+            believed("\n".join(lines))
+    believed(text)
+
+
+def test_a_receipt_has_a_size(log: Rows) -> None:
+    """Too long a one is refused before anything of it is read."""
+    made = receipt(log, 4)
+    fields = {name: getattr(made.columns, name) for name in Columns.__struct_fields__}
+    long = Receipt(Columns(**{**fields, "data": "x" * 1_600_000}), made.path, made.note)
+    with pytest.raises(Malformed, match="at most 2,000,000 bytes"):
+        believed(str(long))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -300,6 +327,17 @@ def test_nothing_is_signed_of_a_log_that_is_not_as_it_was_written(log: Rows, col
     rows[10][column] = value  # web-1@5
     with pytest.raises(Corrupt, match="web-1, revision 5"):
         tree_roots(Rows([tuple(row) for row in rows]), "web-1", [(0, RECORDS)])  # type: ignore[misc]
+
+
+def test_a_record_taken_out_and_hashed_anew_is_noticed(log: Rows) -> None:
+    """Even before any checkpoint: a leaf's number is its revision, so none can be missing."""
+    rows, previous = [], GENESIS
+    for row in log.rows("web-1"):
+        if row[2] != 5:
+            previous = link(previous, *row[:8])
+            rows.append((*row[:8], previous))
+    with pytest.raises(Corrupt, match="web-1, revision 5"):
+        tree_roots(Rows(rows), "web-1", [(0, RECORDS - 1)])
 
 
 def test_random_receipts_are_refused(log: Rows) -> None:

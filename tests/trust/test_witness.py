@@ -70,6 +70,15 @@ def test_a_log_may_begin_with_records(witness: Witness) -> None:
     assert open_checkpoint(witness.cosign(alone, now=NOW), BOTH).checkpoint.size == 7
 
 
+def test_a_first_checkpoint_comes_without_a_proof(witness: Witness, tmp_path: Path) -> None:
+    """Nothing can be proven from nothing; who sends something else is mistaken about what is known."""
+    with pytest.raises(Unproven, match="nothing shows that the 7 records begin with the 0"):
+        witness.cosign(Request(0, (EMPTY,), request(0, 7).note), now=NOW)
+    with pytest.raises(Unproven, match="goes on from 3 records, but this witness has cosigned 0"):
+        witness.cosign(request(3, 7), now=NOW)
+    assert witness.seen(ORIGIN) is None
+
+
 def test_what_it_signs_is_only_what_it_has_checked(witness: Witness) -> None:
     """Signatures by others are not in the answer; a witness vouches for none that it does not know."""
     stranger = SigningKey("example.net/stranger", LOG, bytes(32))
@@ -209,8 +218,9 @@ def test_a_memory_that_somebody_edited(witness: Witness, tmp_path: Path, edit: s
         "surrogate": f'{{"{ORIGIN}": "\\ud800"}}',
     }[edit])  # fmt: skip
     origin = "example.org/host/web-2" if edit == "origin" else ORIGIN
-    with pytest.raises(Corrupt):
+    with pytest.raises(Corrupt) as caught:
         Witness(KEY, path, [HOST.public]).cosign(request(0, 25, origin=origin), now=NOW)
+    assert str(caught.value).startswith(str(path)), "it is the memory that is not believed, not the log"
 
 
 def test_it_remembers_before_it_answers(witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
