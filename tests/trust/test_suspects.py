@@ -12,7 +12,7 @@ from scale import pick, repeat, seed
 from esrm.errors import Corrupt
 from esrm.manager import Uuid7
 from esrm.stores.base import Reader
-from esrm.stores.chain import Verdict, link, seal, verify
+from esrm.stores.chain import Fault, Verdict, link, seal, verify
 from esrm.stores.records import Draft, Row, StreamHead, head_of, prepare
 from esrm.stores.suspects import COLUMNS, Suspicion, suspect
 from esrm.testing import BytesCodec
@@ -129,6 +129,14 @@ def test_the_hash_of_the_last_record() -> None:
     assert found.columns == ("id", "actor", "correlation", "data", "hash")
 
 
+def test_an_id_of_another_time() -> None:
+    """Ids are made from the time: where they disagree, in a log where they do not, it is one of the two."""
+    log = Log()
+    log.change(AT, "id", OTHER_ID)
+    found = log.suspicion()
+    assert found == Suspicion(("id", "time_ns"), "they do not agree, as they do in the records around")
+
+
 def test_an_event_that_is_none() -> None:
     """With a decoder the data is looked into, when nothing else tells."""
 
@@ -168,6 +176,7 @@ def test_a_log_hashed_anew_accuses_no_column() -> None:
         previous[row[1]] = link(previous[row[1]], *row[:8])
         log.change(position, "hash", previous[row[1]])
     assert verify(log).ok
+    assert suspect(log, Fault(AT, "vm-0", 10, "whole in itself, but not what was acknowledged")) is None
 
 
 def edited(value: Any, dice: random.Random) -> Any:
