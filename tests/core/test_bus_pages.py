@@ -8,7 +8,7 @@ import pytest
 
 from esrm import Answer, Bus, Space
 from esrm.core import bus as module
-from esrm.errors import EsrmError
+from esrm.errors import EsrmError, NotMapped
 
 ROOM = 0x8000
 
@@ -45,6 +45,19 @@ def test_a_bus_that_remembers_answers_as_one_that_was_built_just_now(seed: int) 
             address, size = dice.randrange(ROOM), dice.choice([0, 1, 4, 8, 0x1000])
             before = said(bus, address, size)
             assert before == said(bus, address, size) == said(fresh, address, size)
+
+
+@pytest.mark.parametrize("beyond", ["nobody", "tail"])
+def test_a_page_that_is_not_all_one_devices_is_not_remembered(beyond: str) -> None:
+    """A range that ends one byte before its page does: the last byte is nobody's, or its neighbour's."""
+    bus = Bus()
+    bus.register(Space.MMIO, 0x1000, 0xFFF, "head")
+    if beyond == "tail":
+        bus.register(Space.MMIO, 0x1FFF, 1, "tail")
+    for _ in range(2):
+        assert bus.find(Space.MMIO, 0x1000, 1) == ("head", 0x1000, 0x1FFE, 0)
+        assert said(bus, 0x1FFF, 1) == (NotMapped if beyond == "nobody" else ("tail", 0x1FFF, 0x1FFF, 0))
+        assert said(bus, 0xFFF, 1) is NotMapped
 
 
 def test_it_forgets_before_it_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -425,6 +425,16 @@ def test_every_profile_builds_at_every_width(name: str, bits: int, ram_end: int)
         assert all(first <= last for first, last in pools), space
 
 
+def test_no_number_of_a_profile_changes_by_accident() -> None:
+    """Each profile, as it is and on a small machine, number by number: who means to change one, changes it here too."""
+    lines = (Path(__file__).parent / "profiles.jsonl").read_text().splitlines()
+    assert {json.loads(line)["name"] for line in lines} == set(esrm.platforms.names())
+    for line in lines:
+        said = json.loads(line)
+        sizes = {key: said[key] for key in ("phys_bits", "ram_end") if said[key] is not None}
+        assert json.loads(msgspec.json.encode(esrm.platforms.get(said["name"], **sizes))) == said["platform"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -368,6 +368,22 @@ def test_only_the_latest_masks_are_kept_up() -> None:
     assert len(free._masks) == ranges.MASKS_MAX
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_neighbours_of_one_address_each(fanout: int, seed: int) -> None:
+    """Ranges of one address without a gap between them: leaves of one range, which ends where the next leaf begins."""
+    dice = random.Random(seed)
+    held: RangeMap[int] = RangeMap()
+    left = list(range(100))
+    for first in left:
+        held.insert(first, first, first)
+    while left:
+        first = left.pop(dice.randrange(len(left)))
+        assert held.remove(first) == (first, first)
+        held._check()
+        assert [value for _, _, value in held] == left
+        assert [found[2] for found in held.overlapping(0, 99)] == left
+
+
 @pytest.mark.parametrize("order", ["down", "shuffled"])
 def test_growth_and_decline(order: str) -> None:
     """50,000 ranges come and go in any order; the tree is shallow at its height and one empty leaf at the end."""

@@ -329,6 +329,32 @@ def test_a_resource_lies_inside_its_space(value: Any) -> None:
     assert 0 <= first <= last <= space.last
 
 
+def test_where_each_resource_lies() -> None:
+    """Space, first number, last number: of each kind, one that is longer than one where there are such."""
+    msi = esrm.MsiIrqType.GENERIC_MSI
+    for resource, space, first, last in (
+        (esrm.PioAddressRange(0x10, 4), Space.PIO, 0x10, 0x13),
+        (esrm.MmioAddressRange(0x1000, 0x1000), Space.MMIO, 0x1000, 0x1FFF),
+        (esrm.MemAddressRange(0, 1 << 20), Space.MEM, 0, (1 << 20) - 1),
+        (esrm.LegacyIrq(5), Space.LEGACY_IRQ, 5, 5),
+        (esrm.MsiIrq(msi, 24, 4), Space.MSI_IRQ, 24, 27),
+        (esrm.KvmMemSlot(3), Space.KVM_MEM_SLOT, 3, 3),
+        (MacAddress("02:00:00:00:00:09"), Space.MAC, 0x020000000009, 0x020000000009),
+    ):
+        assert span(resource) == (space, first, last)
+
+
+def test_what_is_not_said_of_a_constraint() -> None:
+    """No window, no policy of its own, pages for memory, one slot, any line, for itself alone."""
+    for kind, align in ((PioConstraint, 1), (MmioConstraint, 0x1000), (MemConstraint, 0x1000)):
+        assert (kind(1).range, kind(1).align, kind(1).policy) == (None, align, None)
+    assert (esrm.LegacyIrqConstraint().irq, esrm.LegacyIrqConstraint().shared) == (None, False)
+    assert (esrm.KvmMemSlotConstraint().size, esrm.KvmMemSlotConstraint().slot) == (1, None)
+    assert esrm.MacAddressConstraint().address is None
+    for kind in (esrm.PciMsiIrqConstraint, esrm.PciMsixIrqConstraint, esrm.GenericIrqConstraint):
+        assert (kind(1).size, kind(1).base) == (1, None)
+
+
 def test_a_window_may_be_a_list() -> None:
     """A window given as a list is kept as a tuple: the value stays hashable, and equal to its twin from the wire."""
     constraint = MmioConstraint(1, range=[0, 9])

@@ -309,6 +309,21 @@ def test_the_device_tree() -> None:
     assert state.children("nobody") == []
 
 
+def test_a_state_of_its_parts_is_that_state() -> None:
+    """Put together from platform, devices and revision it has the same tree, and a copy's tree is its own."""
+    lived = esrm.replay(
+        [VmCreated(PLATFORM), DeviceCreated("a"), DeviceCreated("b", "", "a"), DeviceCreated("c", "", "a")]
+    )
+    made = VmState.of(lived.platform, lived.devices.values(), lived.revision)
+    assert made == lived
+    assert [d.name for d in made.children("a")] == ["b", "c"]
+    assert made.ancestors("c") == ("a",)
+    twin = made.copy()
+    esrm.evolve(twin, DeviceRemoved("c"))
+    assert [d.name for d in twin.children("a")] == ["b"]
+    assert [d.name for d in made.children("a")] == ["b", "c"]
+
+
 def test_states_are_equal_when_the_same_is_true() -> None:
     """Whether somebody has looked at the allocator or bus is no difference; one event more is."""
     one, other = esrm.replay(story()), esrm.replay(story())
