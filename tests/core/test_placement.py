@@ -235,6 +235,8 @@ def test_many_constraints_at_once() -> None:
             decide.declare(state, "c", greedy)
         with pytest.raises(TooLarge):
             decide.plan(state, greedy)
+    (event,) = decide.declare(state, "c", [KvmMemSlotConstraint(decide.RESOURCES_MAX)])
+    assert isinstance(event, esrm.ConstraintsDeclared)
 
 
 # -- why not ---------------------------------------------------------------------------------------------------------
