@@ -234,8 +234,11 @@ def test_no_byte_moves_from_one_hash_to_the_next() -> None:
         for index in range(size):
             for leaf, *proof in moved([LEAVES[index], *path(index, 0, size)]):
                 assert not verify_inclusion(leaf, index, size, proof, mth(0, size))
-            for proof in moved(subproof(index + 1, 0, size, True)):
-                assert not verify_consistency(index + 1, size, proof, mth(0, index + 1), mth(0, size))
+            old, proof = index + 1, subproof(index + 1, 0, size, True)
+            for changed in moved(proof):
+                assert not verify_consistency(old, size, changed, mth(0, old), mth(0, size))
+            for old_root, *changed in moved([mth(0, old), *proof]):
+                assert not verify_consistency(old, size, changed, old_root, mth(0, size))
 
 
 def moved(hashes: list[bytes]) -> Iterator[list[bytes]]:
