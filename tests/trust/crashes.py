@@ -25,7 +25,7 @@ import anyio
 import apsw
 import pytest
 from anyio.lowlevel import checkpoint
-from disk import WAYS, Disk, Image, Op, Platter, put
+from disk import FAILED, WAYS, Disk, Image, Op, Platter, put
 from scale import repeat, seed
 
 from esrm.errors import Conflict, Corrupt, Rejected, StoreError
@@ -112,13 +112,15 @@ class User:
             steps -= (turn := min(steps, self.dice.randrange(4, 20)))
             async with SqliteStore(self.path, CODEC, **self.options) as store, anyio.create_task_group() as group:
                 self.ends = {stream.vm: stream.revision for stream in await store.streams()}
+                self.seen, head = 0, await store.head()
                 group.start_soon(self._follow, store)
+                while self.seen < head:
+                    await checkpoint()
                 for _ in range(turn):
                     await self._step(store)
                 group.cancel_scope.cancel()
 
     async def _follow(self, store: SqliteStore[bytes]) -> None:
-        self.seen = 0
         async for record in store.subscribe():
             self.disk.note("seen", record.position, bytes.fromhex(record.hash))
             self.seen = record.position
@@ -150,10 +152,9 @@ class User:
     async def _in_trouble(self, store: SqliteStore[bytes]) -> None:
         """One write or sync fails in an append."""
         which = self.dice.randrange(12)
-        kind = self.dice.choice(("write", "sync"))
-        code = {"write": apsw.SQLITE_FULL, "sync": apsw.SQLITE_IOERR_FSYNC}[kind]
+        codes = self.dice.choice(({"write": apsw.SQLITE_FULL, "grow": apsw.SQLITE_FULL}, {"sync": FAILED["sync"]}))
         number = count()
-        self.disk.fails = lambda called, name: code if called == kind and next(number) == which else 0
+        self.disk.fails = lambda kind, name: codes[kind] if kind in codes and next(number) == which else 0
         vm = self._vm()
         await self._append(store, vm, self.ends.get(vm, -1))
         self.disk.fails = lambda called, name: 0
@@ -216,7 +217,7 @@ def perform(
 ) -> Run:
     """Use a store on a disk that records; on the image that a power cut left of an earlier run, if one is given."""
     run = Run(image or {}, list(start.asked) if start else [], before=moment)
-    with memory() as place, pytest.MonkeyPatch.context() as patch, Disk(lies=lies) as disk:
+    with memory() as place, pytest.MonkeyPatch.context() as patch, Disk(dice, lies=lies) as disk:
         folder = place / "log"
         put(run.start, folder)
         user = User(run, disk, folder, dice, **options)
@@ -363,6 +364,9 @@ class _Rows:
 
     def anchor(self) -> Anchor | None:
         return self._anchor
+
+    def damage(self) -> None:
+        """Seen to where they were read."""
 
 
 _ROWS = """SELECT position, coalesce(name, ''), revision, records.id, time_ns, actor, correlation, CAST(data AS BLOB),

@@ -35,6 +35,7 @@ FAILED = {
     "open": apsw.SQLITE_CANTOPEN,
     "read": apsw.SQLITE_IOERR_READ,
     "write": apsw.SQLITE_IOERR_WRITE,
+    "grow": apsw.SQLITE_IOERR_WRITE,  # a write that makes its file longer
     "truncate": apsw.SQLITE_IOERR_TRUNCATE,
     "sync": apsw.SQLITE_IOERR_FSYNC,
     "delete": apsw.SQLITE_IOERR_DELETE,
@@ -53,12 +54,14 @@ class Disk(apsw.VFS):
     """While entered, the default VFS: everything is recorded in ``trace``, and ``fails`` is asked before each call.
 
     Args:
-        name: of the VFS; no two at a time may share one.
+        dice: where SQLite's random numbers come from, such as the salt of a WAL.
         lies: whether a sync of the file of this name is to be ignored, while it says that it succeeded.
     """
 
-    def __init__(self, name: str = "trust", *, lies: Callable[[str], bool] = lambda name: False) -> None:
-        super().__init__(name, base="unix", makedefault=True)
+    def __init__(self, dice: random.Random, *, lies: Callable[[str], bool] = lambda name: False) -> None:
+        super().__init__("trust", base="unix", makedefault=True)
+        apsw.randomness(0)  # forget the random numbers that are at hand: the next ones are ours
+        self._dice = dice
         self.lies = lies
         self.trace: list[Op] = []
         self.fails: Fails = lambda kind, name: 0
@@ -103,6 +106,9 @@ class Disk(apsw.VFS):
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         return _File(self, name, flags)
 
+    def xRandomness(self, amount: int) -> bytes:
+        return self._dice.randbytes(amount)
+
     def xDelete(self, path: str, sync_folder: bool) -> None:
         name = os.path.basename(path)
         if code := self.call("delete", name):
@@ -120,14 +126,14 @@ class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: Any, flags: list[int]) -> None:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         self._disk, self._name = disk, os.path.basename(path) if path else ""
-        self._sync_folder = False  # SQLite's own VFS does so at the first sync of a journal that it made
+        # SQLite's own VFS does so at the first sync through each descriptor of a journal or WAL that it may make.
+        makes = flags[0] & apsw.SQLITE_OPEN_CREATE
+        self._sync_folder = bool(makes and flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL))
         if path:
             if code := disk.call("open", self._name):
                 raise apsw.exception_for(code)
-            is_new = flags[0] & apsw.SQLITE_OPEN_CREATE and not os.path.exists(path)
-            if is_new:
+            if makes and not os.path.exists(path):
                 disk.trace.append(("create", self._name))
-                self._sync_folder = bool(flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL))
         super().__init__("unix", name, flags)
 
     def excepthook(self, *_: object) -> None:
@@ -140,7 +146,8 @@ class _File(apsw.VFSFile):
 
     def xWrite(self, data: bytes, offset: int) -> None:
         data = bytes(data)
-        code = self._disk.call("write", self._name) if self._name else 0
+        grows = offset + len(data) > self.xFileSize()
+        code = self._disk.call("grow" if grows else "write", self._name) if self._name else 0
         if code:
             data = data[: len(data) // 2]  # as when the disk is full: as much as there was room for
         if data:
@@ -190,7 +197,7 @@ class _Os:
     def pwrite(self, file: int, data: bytes, offset: int) -> int:
         name = _name_of(file)
         try:
-            self._disk.call_os("write", name)
+            self._disk.call_os("grow" if offset + len(data) > os.fstat(file).st_size else "write", name)
         except OSError:
             data = data[: len(data) // 2]
             os.pwrite(file, data, offset)
