@@ -203,9 +203,13 @@ class Life:
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
+    async def complete(self) -> None:
+        """Nothing is missing at the end: before anybody waits for it."""
+        assert await self.store.head() == len(self.records)
+
     async def heads(self) -> None:
         """Where the log and each stream ends."""
-        assert await self.store.head() == len(self.records)
+        await self.complete()
         ends = {record.vm: record for record in self.records}
         want = [(r.vm, r.revision, r.position, r.time_ns, r.hash) for _, r in sorted(ends.items())]
         assert [(s.vm, s.revision, s.position, s.time_ns, s.hash) for s in await self.store.streams()] == want
@@ -233,6 +237,7 @@ class Life:
 
     async def subscribed(self) -> None:
         """Everything behind some position, to the head, by records or pages."""
+        await self.complete()
         after, vm = self.dice.randint(0, len(self.records)), self.dice.choice([None, *VMS])
         want = [record for record in self.records[after:] if vm in (None, record.vm)]
         sub = self.store.subscribe(after, vm=vm, batch=self.dice.randint(1, 20), until=len(self.records))
@@ -248,6 +253,7 @@ class Life:
 
     async def followed(self) -> None:
         """What came since the last look, to one who has been there all along."""
+        await self.complete()
         while self.live.position < len(self.records):
             at = self.live.position
             assert await anext(self.live) == self.records[at]
@@ -311,6 +317,7 @@ class Life:
             self.same(name, revision, states[name])
 
     async def _projected(self, vm: str, record: Record[esrm.Event]) -> None:
+        await self.complete()
         async with Projection(self.store, self.dice.choice([vm, None]), batch=self.dice.randint(1, 9)) as projection:
             await projection.wait_for(record.position)
             assert projection.position >= record.position
@@ -336,6 +343,7 @@ class Life:
         with self.store.reader() as reader:
             for record in self.records[:: max(1, len(self.records) // 20)]:
                 self.same(record.vm, record.revision, replay_all(reader, until=record.position)[record.vm])
+        await self.complete()
         async with Projection(self.store, batch=1) as projection:
             await projection.wait_for(len(self.records))
             assert {vm for vm, state in projection.states.items() if state.revision >= 0} == {
