@@ -108,6 +108,10 @@ class Reader(ABC, Generic[E]):
         """
         return None
 
+    def damage(self) -> str | None:
+        """Return what is wrong with how the rows are found, such as an index that lacks some, for ``verify``."""
+        return None
+
     def names(self) -> dict[Any, str]:
         """Return the streams' names by the keys that ``pages`` gives them."""
         return {head.vm: head.vm for head in self.streams()}

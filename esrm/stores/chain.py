@@ -125,6 +125,10 @@ class Rows(Protocol):
         """Return what is noted outside of the log about its head; None for nothing."""
         ...
 
+    def damage(self) -> str | None:
+        """Return what is wrong with the way to the rows of one stream; None for nothing."""
+        ...
+
 
 def verify(
     reader: Rows, vm: str | None = None, after: int | None = None, *, tick: Callable[[int], object] | None = None
@@ -162,7 +166,9 @@ def verify(
             if anchor is not None and anchor.position > last:
                 gone = f"missing, and all up to position {anchor.position}: they were acknowledged, says the head file"
                 return Verdict(good, Fault(last + 1, "", -1, gone))
-            return Verdict(good)
+            # The rows came by position; each VM's come by its index, which no hash covers.
+            damage = reader.damage()
+            return Verdict(good, None if damage is None else Fault(last, vm or "", -1, damage))
         for row in page:
             position, name, revision = row[:3]
             if vm is None and position != last + 1:

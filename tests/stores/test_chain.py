@@ -61,6 +61,9 @@ class Rows:
     def anchor(self) -> Anchor | None:
         return self.noted
 
+    def damage(self) -> None:
+        return None
+
     def change(self, position: int, column: int, value: object) -> None:
         row = list(self.all[position - 1])
         row[column] = value

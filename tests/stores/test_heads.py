@@ -473,3 +473,67 @@ async def test_a_setting_that_sqlite_does_not_take_refuses_to_start(path: Path, 
     with pytest.raises(StoreError, match="SQLite did not take synchronous=FULL"):
         async with SqliteStore(path, CODEC):
             pass
+
+
+def _descriptors(path: Path) -> list[Path]:
+    """Where this process still has a removed file open."""
+    return [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and os.readlink(fd) == f"{path} (deleted)"]
+
+
+async def test_an_unlinked_log_can_be_copied_back(path: Path):
+    """What is open is the last copy: it is kept, the message says where, and put back the store goes on with it."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(3):
+            await store.append("web-1", drafts(b"%d" % n), expected=n - 1)
+        await anyio.to_thread.run_sync(os.unlink, path)
+        batch = drafts(b"3")
+        for _ in range(2):
+            with pytest.raises((Unknown, Rejected), match=rf"is gone.*ls -l /proc/{os.getpid()}/fd"):
+                await store.append("web-1", batch, expected=2)
+        await anyio.to_thread.run_sync(shutil.copyfile, _descriptors(path)[0], path)
+        [record] = await store.append("web-1", batch, expected=2)
+        assert record.position == 4
+        assert verify(store.reader()).good == 4
+
+
+async def test_an_older_copy_under_a_running_store_is_not_written_on(path: Path, tmp_path: Path):
+    """Though its WAL fits it by accident: the whole of it is checked before it is believed."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    old = tmp_path / "old.db"
+    await anyio.to_thread.run_sync(shutil.copy, path, old)
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(1, 200):
+            await store.append("web-1", drafts(b"x" * 1000), expected=n - 1)
+        store._writer._committer.fold()
+        for n in range(200, 205):
+            await store.append("web-1", drafts(b"x" * 1000), expected=n - 1)
+        await anyio.to_thread.run_sync(os.replace, old, path)
+        with pytest.raises((Unknown, Rejected, Corrupt)):
+            await store.append("web-1", drafts(b"y"), expected=204)
+        with pytest.raises((Unknown, Rejected, Corrupt)):
+            await store.append("web-1", drafts(b"y"), expected=204)
+
+
+async def test_a_damaged_index_gives_no_revision_twice(path: Path):
+    """No hash covers the index by which a stream's end is found; so a writer checks that it leads to every record."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(5):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+    await anyio.to_thread.run_sync(_shorten_the_index, path)
+    async with SqliteStore(path, CODEC) as store:
+        with pytest.raises(Corrupt, match="its index leads to 4 records, but 5 are there"):
+            await store.append("web-1", drafts(b"y"), expected=3)
+        assert "the database file is damaged" in str(verify(store.reader()).fault)
+
+
+def _shorten_the_index(path: Path) -> None:
+    other = apsw.Connection(str(path))
+    [(root,)] = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_records_1'").fetchall()
+    [(size,)] = other.execute("PRAGMA page_size").fetchall()
+    other.close()
+    data = bytearray(path.read_bytes())
+    start = (root - 1) * size
+    data[start + 4] -= 1  # one cell fewer in the header of the index's only page
+    assert data[start + 3 : start + 5] == b"\0\4"
+    path.write_bytes(data)

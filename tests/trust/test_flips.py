@@ -81,9 +81,6 @@ def look(path: Path) -> tuple[bool, Contents | None]:
     return True, None
 
 
-@pytest.mark.xfail(
-    strict=LEVEL != "quick", reason="verify walks by position: damage in the index of streams goes unseen"
-)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_byte_of_a_log(folder: Path, part: int):

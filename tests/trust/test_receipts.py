@@ -51,6 +51,9 @@ class Rows:
     def anchor(self) -> None:
         return None
 
+    def damage(self) -> None:
+        return None
+
 
 async def two_vms() -> list[Row]:
     """A log of two VMs, each record with data of its own, one of them awkward."""

@@ -17,7 +17,7 @@ Separate from who calls it and when, because this half is plain SQL that answers
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -29,7 +29,7 @@ import msgspec
 
 from esrm.errors import Corrupt, EsrmError, Rejected, StoreError, Unknown
 from esrm.stores.base import conflict
-from esrm.stores.chain import GENESIS, extend, seal
+from esrm.stores.chain import GENESIS, extend, seal, verify
 from esrm.stores.records import (
     Batch,
     Committed,
@@ -41,14 +41,18 @@ from esrm.stores.records import (
     Row,
 )  # fmt: skip
 from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
-from esrm.stores.sqlite.reader import BY_REVISION, HEAD, LAST_OF
+from esrm.stores.sqlite.reader import BY_REVISION, HEAD, LAST_OF, SqliteReader
 from esrm.stores.sqlite.schema import close, cramped, fetch, open_writer, translated, trouble
 
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
 _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
+_REVISIONS = (
+    """SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"""
+)
 FOLD_PAGES = 1000  # 4 MB of WAL, as SQLite has it: a sync costs a third when the file need not grow
 ANCHOR_S = 1.0
 _NO_FILE = 0, 0
+_NO_CODEC: Any = None  # of a reader whose events nobody decodes
 _AGAIN = "nothing of this append stands: ask again"
 _RETRY = "whether this append stands is unknown: retry it with the same ids"
 
@@ -254,6 +258,7 @@ class Committer(Generic[E]):
                 slot = known
                 self._file.begin(slot)
             self._check_anchor(slot)
+            self._check_index(position)
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
             self._version = -1
             self._identities[-1] = self._identify()[-1]
@@ -285,6 +290,15 @@ class Committer(Generic[E]):
             raise Corrupt(
                 f"{self._path}: the record at position {slot.position} is not the one that {name} says was "
                 f"acknowledged: it was changed, or the two files are not of one log; {cure}"
+            )
+
+    def _check_index(self, position: int) -> None:
+        """Raise unless the index, which no hash covers, leads to the end of every stream: a revision is given once."""
+        [[found]] = self._fetch(_REVISIONS)
+        if found != position:
+            raise Corrupt(
+                f"{self._path}: its index leads to {found:,} records, but {position:,} are there; look with esrm "
+                "verify, and restore a copy, or have SQLite make the index anew (REINDEX)"
             )
 
     def _catch_up(self) -> None:
@@ -438,8 +452,7 @@ class Committer(Generic[E]):
     def _mend(self) -> None:
         """Open the log anew and see that what stands in it stays, and what does not stays away. Raises if it cannot."""
         self._rescue()
-        self._disconnect()
-        self._connect(create=False)
+        self._connect_again()
         with translated(self._path):
             if (slot := self._file.slot) is not None:
                 if not self._file.in_place:  # removed or replaced: what we lock and write there nobody finds
@@ -457,6 +470,34 @@ class Committer(Generic[E]):
                 self.head = self._sealed
         self.poisoned = None
 
+    def _connect_again(self) -> None:
+        """A new connection instead of the old one, which is given up last if another file, or none, lies at the path.
+
+        For then it has the only copy of the log that there is; closed, that would be gone for good.
+        """
+        old, identities = self._connection, self._identities
+        if old is None or self._identify()[0] == identities[0]:
+            self._disconnect()
+            self._connect(create=False)
+            return
+        self._connection = None
+        try:
+            self._connect(create=False)
+            with translated(self._path):
+                self._check_anchor(self._file.slot)
+            with SqliteReader[Any](self._path, _NO_CODEC) as reader:
+                if (fault := verify(reader).fault) is not None:  # such as an older copy with the WAL of this one
+                    raise Corrupt(f"{self._path} was replaced while it was open, and {fault}")
+        except EsrmError as error:
+            self._disconnect()
+            self._connection, self._identities = old, identities
+            raise type(error)(
+                f"{error} (Put it back, with its WAL; or copy both from where this process has them open still: "
+                f"ls -l /proc/{os.getpid()}/fd)"
+            ) from error
+        with suppress(apsw.Error):
+            old.close()
+
     def _rescue(self) -> None:
         """If only the WAL was removed, what is in it can still be had from the connection that has it open."""
         if self._connection is not None and self._file.claimed:
@@ -470,7 +511,7 @@ class Committer(Generic[E]):
 
         The next commit's frames go where the failed one's are, and those behind them no longer follow from them.
         """
-        if self._connection is None or not self._file.claimed:
+        if self._connection is None or not self._file.claimed or self._identify()[:2] != self._identities[:2]:
             return False
         try:
             self._run("BEGIN IMMEDIATE")
@@ -488,7 +529,6 @@ class Committer(Generic[E]):
     def _connect(self, *, create: bool) -> None:
         connection = open_writer(self._path, self._mode.synchronous, self._busy_ms, create=create)
         self._connection, self._patient = connection, True
-        self._run: Callable[[str], object] = connection.execute  # pyright: ignore[reportUnknownMemberType]  as in fetch
         self._version = -1  # SQLite's data version as of _sealed; -1 if what we know may be wrong
         self._folded = 0  # how many pages had been written when the WAL was last folded
         self._ends.clear()
@@ -500,6 +540,9 @@ class Committer(Generic[E]):
         if connection is not None:
             with suppress(apsw.Error):
                 close(connection, self._path)
+
+    def _run(self, statement: str) -> None:
+        self._live().execute(statement)  # pyright: ignore[reportUnknownMemberType]  as in fetch
 
     def _live(self) -> apsw.Connection:
         if self._connection is None:

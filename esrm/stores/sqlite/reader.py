@@ -96,6 +96,11 @@ class SqliteReader(Reader[E]):
         slot = read_head(head_path(self._path), fresh=not self.head())
         return None if slot is None else slot.anchor
 
+    def damage(self) -> str | None:
+        """Return what SQLite finds wrong with the file itself, its indexes among it; see ``Reader.damage``."""
+        [[found]] = self._fetch("PRAGMA integrity_check(1)")
+        return None if found == "ok" else f"the database file is damaged: {found}"
+
     def head(self) -> int:
         """Return the last position."""
         return self._fetch(HEAD)[0][0]
