@@ -81,7 +81,8 @@ class Surgeon:
     def visit(self, node: ast.AST) -> ast.AST:
         """The node itself, changed somewhere inside perhaps, or what stands in its place."""
         for before, after, changed in _alternatives(node):
-            self.changes.append((getattr(node, "lineno", 0), f"{before} -> {after}"))
+            place = node.target if isinstance(node, ast.comprehension) else node
+            self.changes.append((getattr(place, "lineno", 0), f"{before} -> {after}"))
             if len(self.changes) - 1 == self.wanted:
                 return ast.fix_missing_locations(ast.copy_location(changed, node))
         for field, value in ast.iter_fields(node):

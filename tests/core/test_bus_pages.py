@@ -60,6 +60,20 @@ def test_a_page_that_is_not_all_one_devices_is_not_remembered(beyond: str) -> No
         assert said(bus, 0xFFF, 1) is NotMapped
 
 
+def test_no_page_is_taken_for_another() -> None:
+    """What is remembered of a page is told of that page alone, however far the other one lies."""
+    bus = Bus()
+    places = 0x1000, 0x1000_0000, 0x10_0000_0000
+    for number, base in enumerate(places):
+        bus.register(Space.MMIO, base, 0x1000, f"dev{number}")
+    for _ in range(2):
+        for number, base in enumerate(places):
+            assert bus.find(Space.MMIO, base, 1) == (f"dev{number}", base, base + 0xFFF, 0)
+        for address in (0, 1, 0x10, 0x1000 << 24, 0x1000 << 12, 0x1_0000 << 12):
+            if not any(base <= address <= base + 0xFFF for base in places):
+                assert said(bus, address, 1) is NotMapped
+
+
 def test_it_forgets_before_it_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages a guest touches, a bounded number of them is remembered, and all answer right."""
     monkeypatch.setattr(module, "PAGES_MAX", 4)

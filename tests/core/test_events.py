@@ -263,9 +263,9 @@ def test_an_older_shape_is_lifted(upcasters: dict[str, Any]) -> None:
 
 def test_an_older_shape_that_does_not_fit_is_corrupt(upcasters: dict[str, Any]) -> None:
     """What an upcaster makes is checked as everything else; what it stumbles over was no event of that version."""
-    corrupt(b'{"type":"DeviceMade","id":5,"sort":""}')
-    corrupt(b'{"type":"DeviceMade","sort":""}')
-    corrupt(b'{"type":"DeviceBorn"}')
+    assert "DeviceMade, an older shape" in corrupt(b'{"type":"DeviceMade","id":5,"sort":""}')
+    assert "DeviceMade, an older shape: KeyError('id')" in corrupt(b'{"type":"DeviceMade","sort":""}')
+    assert "DeviceBorn, an older shape: KeyError('id')" in corrupt(b'{"type":"DeviceBorn"}')
 
 
 def test_there_are_no_older_shapes_yet() -> None:

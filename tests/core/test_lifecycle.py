@@ -12,6 +12,7 @@ import esrm
 from esrm import (
     Corrupt,
     DuplicateDevice,
+    InvalidName,
     LegacyIrq,
     LegacyIrqConstraint,
     Move,
@@ -262,3 +263,12 @@ def test_a_reason_never_stands_in_the_way(reason: str) -> None:
     ):
         assert len(fact.reason) <= decide.REASON_MAX
         assert esrm.core.events.decode(esrm.core.events.encode(fact)) == fact
+
+
+@pytest.mark.parametrize(("device", "kind"), [("", ""), ("a\n", ""), ("x" * 256, ""), ("a", "k\n"), ("a", "x" * 256)])
+def test_names_and_kinds_are_printable_and_short(device: str, kind: str) -> None:
+    """A device has a name; its kind may be empty. Neither has control characters or more than 255."""
+    state = esrm.replay([esrm.VmCreated(PLATFORM)])
+    with pytest.raises(InvalidName):
+        decide.create(state, device, kind)
+    assert decide.create(state, "a", "") == [esrm.DeviceCreated("a")]

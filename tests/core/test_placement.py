@@ -198,10 +198,13 @@ def test_ethernet_addresses_by_name_lie_anywhere() -> None:
     assert (code, [h.owner for h in reason.blockers]) == ("AddressConflict", ["b"])
     do(state, decide.release, "b")
     do(state, decide.allocate, "c")
+    for edge in ("00:00:00:00:00:00", "FF:FF:FF:FF:FF:FF"):
+        assert give(state, edge, MacAddressConstraint(edge)) == [esrm.MacAddress(edge)]
     poolless = vm({})
     assert give(poolless, "a", MacAddressConstraint("AA:FC:00:00:00:01"))
     code, reason = refusal(poolless, "b", MacAddressConstraint())
     assert (code, reason.message) == ("NoSpace", "b: no 1 of mac: there is no pool of mac; nothing is free there")
+    assert reason.window == (0, 2**48 - 1)
 
 
 def test_reserved_ranges_name_their_owner() -> None:
@@ -213,6 +216,19 @@ def test_reserved_ranges_name_their_owner() -> None:
     assert reason.message == "b: mmio 0x0-0x1fff is held by a (0x0-0xfff), IOAPIC (0x1000-0x1fff, reserved)"
     assert [(h.owner, h.reserved) for h in reason.blockers] == [("a", False), ("IOAPIC", True)]
     assert reason.releases == ()
+
+
+def test_a_reserved_range_is_reserved_in_its_space_alone() -> None:
+    """The same numbers of another space are free; walls may overlap, and lie in each other."""
+    walls = [
+        (Space.MMIO, 0, 0x5FFF, "big"),
+        (Space.MMIO, 0x1000, 0x1FFF, "inner"),
+        (Space.MMIO, 0x5000, 0x6FFF, "next"),
+    ]
+    state = vm({Space.PIO: [(0, 0xFFFF)], **MMIO}, reserved=walls)
+    assert firsts(give(state, "a", PioConstraint(0x1000), MmioConstraint(0x1000))) == [0, 0x7000]
+    code, reason = refusal(state, "b", MmioConstraint(0x1000, (0x6000, 0x6FFF), policy="exact"))
+    assert (code, [h.owner for h in reason.blockers]) == ("AddressConflict", ["next"])
 
 
 def test_a_request_that_asks_twice_for_one_place() -> None:
@@ -589,6 +605,19 @@ def test_moves_obey_the_constraints() -> None:
     assert firsts(list(state.devices["d"].allocated)) == [0, 1, 9]
     assert firsts([*state.devices["a"].allocated, *state.devices["c"].allocated]) == [0x3000, 0x8000, 9]
     assert decide.move(state, []) == []
+
+
+def test_one_number_moves_inside_its_window() -> None:
+    """A range of one has its first number for its last, up to the very edges of the window."""
+    state = vm({Space.PIO: [(0, 0xFF)]})
+    (port,) = give(state, "a", PioConstraint(1, (0x10, 0x1F)))
+    for new in (0x1F, 0x15, 0x10):
+        do(state, decide.move, [Move("a", port, PioAddressRange(new, 1))])
+        (port,) = state.devices["a"].allocated
+        assert port == PioAddressRange(new, 1)
+    for new in (0xF, 0x20):
+        with pytest.raises(OutOfRange, match="outside the window 0x10-0x1f"):
+            decide.move(state, [Move("a", port, PioAddressRange(new, 1))])
 
 
 def test_a_move_does_not_run_over_the_shared_line() -> None:
