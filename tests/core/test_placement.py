@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from model import SUBJECTS, No, small_world, wish
 from strategies import bounded, dice
-from telling import declared, do, firsts, give, take_back, tried, vm
+from telling import declared, do, firsts, give, spans, take_back, tried, vm
 
 import esrm
 from esrm import (
@@ -187,6 +187,26 @@ def test_the_shared_line_is_not_free_for_one_alone() -> None:
     give(state, "s", LegacyIrqConstraint(shared=True))
     assert refusal(state, "b", LegacyIrqConstraint(6))[1].releases == ()
     assert [h.owner for h in refusal(state, "c", *[LegacyIrqConstraint()] * 5)[1].blockers] == ["c", "c"]
+
+
+def test_groups_that_a_pci_function_can_have() -> None:
+    """MSI: a power of two up to 32, at a base that is aligned to it; MSI-X: up to 2,048, anywhere."""
+    pools = {Space.MSI_IRQ: [(0, 9999)]}
+    for size in (1, 2, 4, 8, 16, 32):
+        for base in (0, size, 3 * size):
+            assert spans(give(vm(pools), "a", PciMsiIrqConstraint(size, base))) == [(base, base + size - 1)]
+        for base in (size + 1, 3 * size + size // 2, 2 * size - 1):
+            if base % size:
+                with pytest.raises(
+                    InvalidConstraint, match=f"a PCI MSI group of {size} is aligned to it; {base} is not"
+                ):
+                    decide.plan(vm(pools), [PciMsiIrqConstraint(size, base)])
+    for size in (3, 31, 33, 64):
+        with pytest.raises(InvalidConstraint, match=rf"a PCI MSI group has 1, 2, 4 \.\.\. 32 vectors, not {size}"):
+            decide.plan(vm(pools), [PciMsiIrqConstraint(size)])
+    assert spans(give(vm(pools), "a", PciMsixIrqConstraint(2048, 7))) == [(7, 2054)]
+    with pytest.raises(InvalidConstraint, match="a PCI MSI-X table has at most 2048 vectors, not 2049"):
+        decide.plan(vm(pools), [PciMsixIrqConstraint(2049)])
 
 
 def test_ethernet_addresses_by_name_lie_anywhere() -> None:
