@@ -313,7 +313,7 @@ def test_every_bit_of_a_signed_note_counts() -> None:
     assert open_checkpoint(str(note).encode(), keys).checkpoint.size == 25
     data = bytearray(str(note).encode())
     for place in range(len(data)):
-        for bit in range(8):
+        for bit in range(8) if pick(quick=0, ci=1, soak=1) else [place % 8]:
             data[place] ^= 1 << bit
             with pytest.raises((Malformed, Unproven)):
                 open_checkpoint(bytes(data), keys)
@@ -338,7 +338,7 @@ def test_lines_that_were_moved() -> None:
 
 def test_random_bytes_are_no_notes() -> None:
     """Whatever comes in, only declared errors come out."""
-    count = pick(quick=2_000, ci=20_000, soak=500_000)
+    count = pick(quick=2_000, ci=10_000, soak=500_000)
     dice = random.Random(seed())
     pieces = [
         *COSIGNED.splitlines(keepends=True),
