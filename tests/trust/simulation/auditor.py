@@ -165,10 +165,10 @@ class Auditor:
         position, name, revision, id, time_ns, _, correlation, data, _ = row
         vm = self.vms.setdefault(name, Vm())
         self.rows.append(row)
-        _check(position == len(self.rows), f"position {position} stands at place {len(self.rows)}")
-        _check(revision == len(vm.moments), f"{name}: revision {revision} stands at place {len(vm.moments)}")
-        _check(id not in self.ids, f"{name}@{revision}: its id stands elsewhere, too")
-        _check(time_ns >= vm.time_ns, f"{name}@{revision}: time ran backward")
+        if position != len(self.rows) or revision != len(vm.moments):
+            raise Violation(f"{name}@{revision} (position {position}) stands at {len(vm.moments)} ({len(self.rows)})")
+        if id in self.ids or time_ns < vm.time_ns:
+            raise Violation(f"{name}@{revision}: its id stands elsewhere, too, or time ran backward")
         self.ids.add(id)
         vm.time_ns = time_ns
         event = _parse(data)
@@ -198,7 +198,8 @@ class Auditor:
         else:
             device = devices.get(name)
             after = LIFE.get((device.phase, kind)) if device else None
-            _check(device is not None and after is not None, f"{name} is {device.phase if device else 'not alive'}")
+            if device is None or after is None:
+                raise Violation(f"{name} is {device.phase if device else 'not alive'}")
             if kind == "ConstraintsDeclared":
                 devices[name] = device._replace(phase=after, wanted=event["constraints"])
             elif kind == "ResourcesAllocated":
@@ -294,8 +295,10 @@ class Auditor:
     def _settle(self, step: Step) -> None:
         left = "".join(LETTER[event["type"]] for event in step.standing)
         certainty = DONE if step.told == "done" else OPEN if step.told in ("", "Unknown", "Cancelled") else REFUSED
-        _check(_may_leave(step.kind, certainty, left), f"{step}: not what such an answer leaves")
-        _check(all(event.get("device", step.device) == step.device for event in step.standing), f"{step}: who is that?")
+        if not _may_leave(step.kind, certainty, left):
+            raise Violation(f"{step}: not what such an answer leaves")
+        if any(event.get("device", step.device) != step.device for event in step.standing):
+            raise Violation(f"{step}: it is about somebody else")
 
     def length(self, vm: str) -> int:
         """How many records of a VM stand."""
@@ -303,7 +306,8 @@ class Auditor:
 
     def moment(self, vm: str, revision: int) -> dict[str, Device]:
         """A VM's devices after a revision."""
-        _check(revision < self.length(vm), f"{vm}: somebody knows revision {revision} of {self.length(vm)} records")
+        if revision >= self.length(vm):
+            raise Violation(f"{vm}: somebody knows revision {revision} of {self.length(vm)} records")
         return self.vms[vm].moments[revision] if revision >= 0 else {}
 
     def saw(
@@ -312,19 +316,22 @@ class Auditor:
         """Somebody's devices of a VM, in order, and how to read one: as name, kind, parent, phase, constraints and
         resources (the last two in JSON)."""
         moment = self.moment(vm, revision)
-        _check(len(devices) == len(moment), f"{who} sees {len(devices)} devices in {vm}@{revision}, not {list(moment)}")
+        if len(devices) != len(moment):
+            raise Violation(f"{who} sees {len(devices)} devices in {vm}@{revision}, not {list(moment)}")
         for device, (name, wanted) in zip(devices, moment.items(), strict=True):
             pair = id(device), id(wanted)
             if pair not in self._agreed:  # both are values, and mostly the same ones as at the last look
                 seen = picture(device)
-                _check(seen == (name, *wanted[:5]), f"{who} sees {seen} in {vm}@{revision}, not {name}, {wanted}")
+                if seen != (name, *wanted[:5]):
+                    raise Violation(f"{who} sees {seen} in {vm}@{revision}, not {name}, {wanted}")
                 self._agreed[pair] = device, wanted
 
     def routed(self, who: str, vm: str, revision: int, space: str, ranges: Iterable[tuple[int, int, str]]) -> None:
         """Somebody's bus: every range that answers in a space, with the device behind it."""
         wanted = self.answering(vm, revision, space)
         found = sorted(ranges)
-        _check(found == wanted, f"{who} routes {space} to {found} in {vm}@{revision}, not to {wanted}")
+        if found != wanted:
+            raise Violation(f"{who} routes {space} to {found} in {vm}@{revision}, not to {wanted}")
 
     def answering(self, vm: str, revision: int, space: str) -> list[tuple[int, int, str]]:
         """Every range (first, last, device) that answers in a space, in order."""
@@ -350,9 +357,10 @@ class Auditor:
         """A subscriber that was given everything up to position ``last`` gets one record more; its position."""
         due = next((row for row in self.rows[last:] if vm in (None, row[1])), None)
         given = record[0] if record else "nothing"
-        _check(due is not None, f"{who} was given position {given} of {len(self.rows)} records")
-        _check(record == due, f"{who} was given position {given}, and {due[0]} was due")
-        return due[0]
+        if due is None or record != due:
+            raise Violation(f"{who} was given position {given}, and {due[0] if due else 'nothing'} was due")
+        position: int = due[0]
+        return position
 
     def close(self, rows: list[Any]) -> None:
         """The world has ended: judge the log as it stands, and once more every answer that was given."""

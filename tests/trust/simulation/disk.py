@@ -47,14 +47,9 @@ class Disk:
         self.stores: list[FaultyStore] = []
         self.counts: Counter[str] = Counter()
 
-    def begin(self, vm: str, past: Sequence[Event]) -> None:
+    def begin(self, past: Batch[Event]) -> None:
         """Let a VM have a past, from before the world began."""
-        if past:
-            drafts = [
-                Draft(event=event, id=f"01990000-0000-7000-8000-{len(self.shelf.rows) + n:012x}", time_ns=0)
-                for n, event in enumerate(past)
-            ]
-            self.write(prepare(events, vm, drafts, -1))
+        self.write(past)
 
     def heal(self) -> None:
         """From now on nothing fails, and everything is quick."""
@@ -175,7 +170,10 @@ class FaultyStore(MemoryStore[Event]):
 
     def _soon(self, do: Callable[..., object], *arguments: Any) -> None:
         # In the store's own context: what it has accepted it sees through, until its process dies.
-        self.disk.loop.call_later(self.disk.wait_s(), do, *arguments, context=self._context)
+        if (wait_s := self.disk.wait_s()) > 0:
+            self.disk.loop.call_later(wait_s, do, *arguments, context=self._context)
+        else:
+            self.disk.loop.call_soon(do, *arguments, context=self._context)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
+from zlib import crc32
 
 import anyio
 import msgspec
@@ -39,7 +41,7 @@ from esrm.errors import Conflict, Refused, StoreError
 from esrm.manager import ResourceManager, Uuid7, acting
 from esrm.projection import Projection
 from esrm.stores.chain import verify
-from esrm.stores.records import Draft, Record
+from esrm.stores.records import Batch, Draft, Record, prepare
 
 from .auditor import Auditor, Step, Violation
 from .disk import Disk, FaultyStore
@@ -81,7 +83,6 @@ LIKELY = {
 }
 ANY = tuple(sorted({step for steps in LIKELY.values() for step in steps}))
 SHOWN = 40
-_json = msgspec.json.encode
 
 
 def _past(*lives: tuple[str, str | None, int, int]) -> list[events.Event]:
@@ -112,6 +113,20 @@ PASTS = (
     _past(("gpu0", None, 3, 4), ("blk0", None, 4, 5)),
 )
 """What a world may begin with: machines in the middle of their lives, one of them nearly full."""
+
+
+@cache
+def _batch(vm: str, past: int) -> Batch[events.Event]:
+    """A past, ready to be written."""
+    return prepare(
+        events,
+        vm,
+        [
+            Draft(event=event, id=f"01990000-0000-7000-8000-{crc32(vm.encode()):08x}{number:04x}", time_ns=0)
+            for number, event in enumerate(PASTS[past])
+        ],
+        -1,
+    )
 
 
 @dataclass
@@ -180,7 +195,7 @@ class World:
         self.counts = self.disk.counts
         self.story: deque[tuple[float, str | Step]] = deque(maxlen=SHOWN)
         self.told: Counter[str] = Counter()
-        self.steps = dice.randint(2, 6)
+        self.steps = dice.randint(2, 5)
         self.crashes = dice.choice((0, 0, 1, 1, 2))
         self.cancelled = dice.choice((0.0, 0.15, 0.3))
         self.ids = Uuid7()
@@ -193,7 +208,7 @@ class World:
         slots = [Slot(0, dice.choice((["vm-a"], ["vm-a"], ["vm-a"], ["vm-a", "vm-a"], ["vm-a", "vm-b"])))]
         if rivals:
             slots.append(Slot(1, dice.choice((["vm-a"], ["vm-b"]))))
-        for number in range(dice.choice((0, 1, 1, 2))):
+        for number in range(dice.choice((0, 1, 1))):
             reader = Reader(
                 f"reader {number}",
                 dice.choice((None, None, "vm-a", "vm-b")),
@@ -201,7 +216,7 @@ class World:
                 dice.randint(1, 5),
             )
             dice.choice(slots).readers.append(reader)
-        if dice.random() < 0.3:
+        if dice.random() < 0.2:
             dice.choice(slots).follows.append(dice.choice((None, "vm-a")))
         return slots
 
@@ -214,7 +229,9 @@ class World:
     async def main(self) -> None:
         """All of it, from the first process to the last word."""
         for vm in {vm: None for slot in self.slots for vm in slot.vms}:
-            self.disk.begin(vm, self.dice.choice(([], *PASTS)))
+            number = self.dice.randint(0, len(PASTS))
+            if number < len(PASTS):
+                self.disk.begin(_batch(vm, number))
         for slot in self.slots:
             self.start(slot)
         for _ in range(self.crashes):
@@ -229,7 +246,7 @@ class World:
             await self._in(slot.process, self.settle(slot))
         for slot in self.slots:
             slot.process.kill()
-        if self.dice.random() < 0.3:  # what others see of the log, they see all along
+        if self.dice.random() < 0.2:  # what others see of the log, they see all along
             await self._in(Process("afterwards"), self.afterwards())
 
     def busy(self) -> bool:
@@ -549,8 +566,21 @@ class World:
 
 def picture(device: DeviceState) -> tuple[Any, ...]:
     """A device as the auditor reads it."""
-    d = device
-    return d.name, d.kind, d.parent, d.phase.value, json.loads(_json(d.constraints)), json.loads(_json(d.allocated))
+    return (
+        device.name,
+        device.kind,
+        device.parent,
+        device.phase.value,
+        _plain(device.constraints),
+        _plain(device.allocated),
+    )
+
+
+@lru_cache(1000)
+def _plain(values: tuple[Any, ...]) -> list[Any]:
+    """Constraints or resources as JSON has them; not to be changed."""
+    found: list[Any] = json.loads(msgspec.json.encode(values))
+    return found
 
 
 def _over(task: asyncio.Task[Any]) -> bool:
