@@ -109,6 +109,8 @@ def _is_words(node: ast.AST, field: str) -> bool:
             return field not in ("body",)
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             return field in ("returns", "decorator_list")
+        case ast.keyword(arg="strict" | "gc"):  # an assertion of zip's; a hint for the garbage collector
+            return True
         case ast.Call(func=ast.Name("cast" | "TypeVar" | "NewType")):
             return True
         case _:

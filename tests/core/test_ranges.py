@@ -368,6 +368,24 @@ def test_only_the_latest_masks_are_kept_up() -> None:
     assert len(free._masks) == ranges.MASKS_MAX
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_the_highest_fit_lies_behind_all_others(fanout: int, seed: int) -> None:
+    """In a deep tree of holes of all sizes, the search from above finds the last one, and that from below the first."""
+    dice = random.Random(seed)
+    free: RangeMap[None] = RangeMap()
+    holes = {(at * 100, at * 100 + dice.randrange(60)) for at in range(120)}
+    for first, last in holes:
+        free.release(first, last)
+    addresses = {address for first, last in holes for address in range(first, last + 1)}
+    for _ in range(150):
+        size, mask = dice.randrange(1, 62), dice.choice((0, 0, 1, 7))
+        low, high = sorted((dice.randrange(12_000), dice.randrange(12_000)))
+        expected = fits(addresses, size, mask, low, high)
+        assert free.last_fit(size, mask, low, high) == max(expected, default=None)
+        assert free.first_fit(size, mask, low, high) == min(expected, default=None)
+    free._check()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_neighbours_of_one_address_each(fanout: int, seed: int) -> None:
     """Ranges of one address without a gap between them: leaves of one range, which ends where the next leaf begins."""
