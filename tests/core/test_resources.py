@@ -36,7 +36,7 @@ from esrm import (
     Space,
     decide,
 )
-from esrm.core.resources import mac_number, mac_text, span
+from esrm.core.resources import bounds, mac_number, mac_text, span
 
 # -- the ancestor's tests --------------------------------------------------------------------------------------------
 
@@ -344,6 +344,15 @@ def test_where_each_resource_lies() -> None:
         assert span(resource) == (space, first, last)
 
 
+def test_how_ranges_are_written() -> None:
+    """Hexadecimal where there are addresses, decimal where there are numbers, one number where there is one."""
+    assert bounds(Space.MMIO, 0x1000, 0x1FFF) == "0x1000-0x1fff"
+    assert bounds(Space.PIO, 0x70, 0x70) == "0x70"
+    assert bounds(Space.LEGACY_IRQ, 5, 15) == "5-15"
+    assert bounds(Space.MSI_IRQ, 24, 24) == "24"
+    assert bounds(Space.MAC, 0x020000000000, 0x0200000000FF) == "02:00:00:00:00:00-02:00:00:00:00:ff"
+
+
 def test_what_is_not_said_of_a_constraint() -> None:
     """No window, no policy of its own, pages for memory, one slot, any line, for itself alone."""
     for kind, align in ((PioConstraint, 1), (MmioConstraint, 0x1000), (MemConstraint, 0x1000)):
@@ -360,6 +369,14 @@ def test_a_window_may_be_a_list() -> None:
     constraint = MmioConstraint(1, range=[0, 9])
     assert constraint.range == (0, 9)
     assert hash(constraint) == hash(MmioConstraint(1, range=(0, 9)))
+
+
+@pytest.mark.parametrize("window", [(0.5, 1.5), (False, True), ("0", "9"), (0, 9.0), (None, None), (0, 9, 9), (0,), 5])
+def test_a_window_is_two_whole_numbers(window: Any) -> None:
+    """Neither fractions nor truth values nor text, though some of them could be compared."""
+    for kind in (PioConstraint, MmioConstraint, MemConstraint):
+        with pytest.raises(InvalidConstraint, match="range"):
+            kind(1, range=window)
 
 
 def test_ethernet_addresses_keep_their_spelling() -> None:

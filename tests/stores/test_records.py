@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 
-from esrm.errors import Corrupt
-from esrm.stores.records import Row, StreamHead, decoded, head_of
+from esrm.errors import Corrupt, InvalidName, TooLarge
+from esrm.stores.records import (
+    BATCH_RECORDS_MAX,
+    EVENT_BYTES_MAX,
+    Draft,
+    Row,
+    StreamHead,
+    decoded,
+    head_of,
+    id_bytes,
+    iso,
+    prepare,
+)
 from esrm.testing import BytesCodec
 
 ROW: Row = (7, "vm", 3, b"\1" * 16, 5, "me", "boot", b"data", b"\2" * 32)
@@ -36,3 +47,69 @@ def test_a_column_of_another_kind_is_corrupt(column: int, value: Any):
     for read in (lambda: decoded(BytesCodec(), row), lambda: head_of(row)):
         with pytest.raises(Corrupt, match=r"the row at position .* has a column that holds what no store wrote: .*"):
             read()
+
+
+ID = "018bcfe5-687b-7fff-bfff-ffffffffffff"
+
+
+def draft(event: bytes = b"", **rest: Any) -> Draft[bytes]:
+    """A draft that can be appended, but for what is said."""
+    return Draft(**{"event": event, "id": ID, "time_ns": 5, **rest})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"time_ns": 0}, {"time_ns": 2**63 - 1}, {"event": b"x" * EVENT_BYTES_MAX}, {"actor": "x" * 255},
+     {"correlation": "\u00e9" * 255}, {"actor": "", "correlation": ""}],
+    ids=repr,
+)  # fmt: skip
+def test_what_just_fits(fields: dict[str, Any]):
+    """The limits are inclusive, and nothing of a draft is changed."""
+    batch = prepare(BytesCodec(), "vm", [draft(**fields)], -1)
+    assert (batch.vm, batch.expected, batch.drafts) == ("vm", -1, [draft(**fields)])
+    assert (batch.ids, batch.datas) == ([id_bytes(ID)], [fields.get("event", b"")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"time_ns": -1}, TooLarge, "time_ns -1 is outside 0 to 2"),
+        ({"time_ns": 2**63}, TooLarge, "is outside 0 to 2"),
+        ({"event": b"x" * (EVENT_BYTES_MAX + 1)}, TooLarge, "takes 65,536 bytes; the limit is 65,535"),
+        ({"actor": "x" * 256}, InvalidName, "actor"),
+        ({"correlation": "x" * 256}, InvalidName, "correlation"),
+        ({"correlation": "a\nb"}, InvalidName, "correlation"),
+        ({"id": ID.upper()}, InvalidName, "is not a UUIDv7 in lower-case text"),
+        ({"id": ID.replace("-7", "-4")}, InvalidName, "is not a UUIDv7"),
+        ({"id": ID + "0"}, InvalidName, "is not a UUIDv7"),
+    ],
+)
+def test_what_is_refused_before_a_store_is_touched(fields: dict[str, Any], error: type[Exception], said: str):
+    """A limit that is passed by one, wherever in the batch."""
+    for batch in ([draft(**fields)], [draft(), draft(**fields)], [draft(**fields), draft()]):
+        with pytest.raises(error, match=said):
+            prepare(BytesCodec(), "vm", batch, 0)
+
+
+def test_ten_thousand_records_are_a_batch():
+    """And one more is too many; a batch may be empty, but not expected behind nothing."""
+    assert len(prepare(BytesCodec(), "vm", [draft()] * BATCH_RECORDS_MAX, 0).datas) == BATCH_RECORDS_MAX == 10_000
+    with pytest.raises(TooLarge, match="a batch of 10,001 records; the limit is 10,000"):
+        prepare(BytesCodec(), "vm", [draft()] * (BATCH_RECORDS_MAX + 1), 0)
+    assert prepare(BytesCodec(), "vm", [], -1).datas == []
+    with pytest.raises(ValueError, match="expected is the last revision seen, or -1"):
+        prepare(BytesCodec(), "vm", [], -2)
+
+
+@pytest.mark.parametrize("text", ["", "01", ID[:-2], ID + "00", "x" * 32])
+def test_no_id_is_cut_or_filled(text: str):
+    """Sixteen bytes, or ValueError."""
+    with pytest.raises(ValueError, match=r"16 bytes|non-hexadecimal"):
+        id_bytes(text)
+
+
+def test_times_are_told_to_the_millisecond():
+    """In UTC, cut and not rounded."""
+    assert iso(0) == "1970-01-01T00:00:00.000Z"
+    assert iso(1_795_000_001_999_999_999) == "2026-11-18T11:06:41.999Z"
+    assert iso(1_795_000_001_007_000_000) == "2026-11-18T11:06:41.007Z"
