@@ -104,7 +104,10 @@ def _answer(
     if fault is not None:  # what is still good, VM by VM: each has a chain of its own
         for replay in replays:
             replay["records"] = verify_chain(asked.reader, replay["vm"]).good
-    document: dict[str, Any] = {"ok": ok, "records": verdict.good, "fault": fault, "vms": replays}
+    anchored = _anchored(asked)
+    document: dict[str, Any] = {
+        "ok": ok, "records": verdict.good, "anchored": anchored, "fault": fault, "vms": replays,
+    }  # fmt: skip
     if opened is not None:
         document["checkpoint"] = {"ok": what is None, **checkpoint_document(opened), "what": what}
 
@@ -121,9 +124,19 @@ def _answer(
             line("        still good: ", "; ".join(f"{r['vm']}, {r['records']:,} records" for r in replays))
         for replay in replays:
             _print_replay(replay)
+        if not anchored:
+            line(paint("note    ", fg="yellow"), "no head file: records cut off the end of the log would not be missed")
 
     asked.answer_one(document, text)
     return ok
+
+
+def _anchored(asked: Asked) -> bool:
+    """Whether something outside of the log says where it must end; a head file that is damaged does not."""
+    try:
+        return asked.reader.anchor() is not None
+    except Corrupt:
+        return False
 
 
 def _fault_document(asked: Asked, verdict: Verdict) -> dict[str, Any] | None:

@@ -74,9 +74,17 @@ ok      web-1: replays to revision 24, 5 devices
     assert json.loads(ask("verify", "--vm", "web-1", "--json").out) == {
         "ok": True,
         "records": 25,
+        "anchored": True,
         "fault": None,
         "vms": [{"vm": "web-1", "ok": True, "revision": 24, "devices": 5, "what": None}],
     }
+
+
+def test_verify_says_when_an_end_would_not_be_missed(ask: Ask, damage: Damage) -> None:
+    """A log without its head file verifies, since nothing in it is wrong; but a cut tail would not show: it says so."""
+    answer = ask("--store", damage("SELECT 1"), "verify")
+    assert answer.code == 0
+    assert "note    no head file: records cut off the end of the log would not be missed" in answer.out
 
 
 @pytest.mark.parametrize(
