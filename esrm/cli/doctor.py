@@ -12,7 +12,8 @@ from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.progress import Progress
 from esrm.errors import StoreError
-from esrm.stores.sqlite.doctor import Finding, Verdict, examine
+from esrm.stores.sqlite.doctor import examine
+from esrm.stores.sqlite.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from esrm.stores.sqlite import SqliteReader

@@ -23,10 +23,10 @@ from cli_story import Answer, Ask
 from esrm.errors import Conflict, EsrmError
 from esrm.manager import ResourceManager
 from esrm.opening import open_reader, open_store
-from esrm.stores.sqlite import disk, doctor
+from esrm.stores.sqlite import disk, doctor, place
 from esrm.stores.sqlite.adoption import adopt, propose
 from esrm.stores.sqlite.disk import Mount, Room
-from esrm.stores.sqlite.doctor import Finding
+from esrm.stores.sqlite.findings import Finding
 from esrm.stores.sqlite.heads import HeadFile, Slot, read_slots
 
 ROOMY = Mount("254:0", "/", "ext4", frozenset({"rw", "relatime"}))
@@ -234,7 +234,7 @@ def test_for_another_user(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) 
     def read(path: Path) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(doctor.os, "access", access)
+    monkeypatch.setattr(place.os, "access", access)
     monkeypatch.setattr(Path, "read_bytes", read)
     answer = ask("doctor", log, "--no-write", "--json")
     found = findings(answer)
@@ -256,13 +256,14 @@ def test_work_on_the_tables_shows(ask: Ask, log: Path) -> None:
 
 
 def test_a_second_name_is_a_danger(ask: Ask, log: Path) -> None:
-    """Under a hard link SQLite looks for another WAL; a symbolic link is followed, and named."""
+    """Under a hard link SQLite looks for another WAL; a symbolic link is named, with what it leads to."""
     os.link(log, log.with_name("other.db"))
     assert findings(ask("doctor", log, "--no-write", "--json"))["names"]["verdict"] == "warning"
     os.unlink(log.with_name("other.db"))
     link = log.with_name("link.db")
     link.symlink_to(log)
-    assert findings(ask("doctor", link, "--no-write", "--json"))["names"]["values"] == {"target": str(log)}
+    found = findings(ask("doctor", link, "--no-write", "--json"))["names"]
+    assert (found["verdict"], found["values"]) == ("warning", {"target": str(log)})
 
 
 @pytest.mark.parametrize(("mode", "folder"), [(0o666, 0o755), (0o644, 0o777)])
@@ -306,11 +307,11 @@ def cut_tail(log: Path, records: int = 1) -> None:
     sql(log, "DROP TRIGGER records_are_never_deleted", f"DELETE FROM records WHERE position > {25 - records}")
 
 
-def flip(path: Path, *places: int) -> None:
+def flip(path: Path, *offsets: int) -> None:
     """Turn one bit over in each of these bytes."""
     data = bytearray(path.read_bytes())
-    for place in places:
-        data[place] ^= 1
+    for offset in offsets:
+        data[offset] ^= 1
     path.write_bytes(data)
 
 
@@ -640,7 +641,7 @@ def test_the_mount_is_the_one_that_the_kernel_names() -> None:
 )
 def test_file_systems(type: str, options: str, verdict: str, words: str) -> None:
     """What a mount is, and what that means for a log."""
-    found = doctor._file_system(Mount("1:1", "/", type, frozenset(options.split(","))))
+    found = place.judge_mount(Mount("1:1", "/", type, frozenset(options.split(","))))
     assert found.verdict == verdict
     assert words in found.what
 
@@ -660,7 +661,7 @@ def test_file_systems(type: str, options: str, verdict: str, words: str) -> None
 )
 def test_room(room: Room, verdict: str, words: str) -> None:
     """How much is left, in bytes and in events of 100 bytes; and where too little is more than a nuisance."""
-    found = doctor.judge_room(room, 100)
+    found = place.judge_room(room, 100)
     assert found.verdict == verdict
     assert words in found.what
 
@@ -682,7 +683,7 @@ def test_a_sync_that_is_too_quick_is_no_sync(
 ) -> None:
     """Under 20 us no disk has waited for its medium, unless it has no cache; in memory it means nothing."""
     monkeypatch.setattr(disk, "write_cache", lambda mount: cache)
-    assert doctor.judge_sync(seconds, Mount("1:1", "/", type, frozenset())).verdict == verdict
+    assert place.judge_sync(seconds, Mount("1:1", "/", type, frozenset())).verdict == verdict
 
 
 def test_syncs_are_timed_in_the_folder_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """What a support engineer wants to know about a log before reading one record of it.
 
-It decides what is looked at and how bad each finding is: four verdicts, and a sentence on what to do. It reads the log
+It decides what is looked at, and how bad each finding is: a verdict, and a sentence on what to do. It reads the log
 only through SQLite (the rule in ``schema.py``), changes nothing, and gets in no writer's way; so it is safe at any
-time. ``esrm doctor`` only words what is found here. Next: ``disk.py``, the measurements; ``heads.py``, what the head
-file promises.
+time. ``esrm doctor`` only words what is found here. Next: ``place.py``, the same for the place where the log lies;
+``heads.py``, what the head file promises.
 """
 
 from __future__ import annotations
@@ -12,52 +12,25 @@ import os
 import re
 import shutil
 import sqlite3
-import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from mmap import PAGESIZE
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
 import apsw
 import msgspec
 
 from esrm.errors import EsrmError, StoreError
-from esrm.stores.sqlite import disk, heads
+from esrm.stores.sqlite import disk, heads, place
+from esrm.stores.sqlite.findings import Finding, counted, sized
 from esrm.stores.sqlite.heads import Slot, head_path
 from esrm.stores.sqlite.reader import HEAD
-from esrm.stores.sqlite.schema import ROOM_BYTES, TABLES, close, fetch, open_reader, translated
-
-Verdict: TypeAlias = Literal["ok", "note", "warning", "bad"]
-"""``note``: worth knowing; ``warning``: a promise of esrm may not hold here; ``bad``: the log is lost or unreadable."""
+from esrm.stores.sqlite.schema import TABLES, close, fetch, open_reader, translated
 
 _SQLITE_FIXED, _SQLITE_BACKPORTS = (3, 51, 3), {(3, 50): 7, (3, 44): 6}  # https://sqlite.org/wal.html#walresetbug
-_MIB = 1 << 20
-_ROOM_LOW = 64 * _MIB
-_WAL_HIGH = 64 * _MIB
-_QUICK_S, _SLOW_S = 20e-6, 10e-3
 _EVENT_BYTES = (
     "SELECT avg(length(CAST(data AS BLOB))) FROM (SELECT data FROM records ORDER BY position DESC LIMIT 1000)"
 )
 _BESIDE_EVENT = 100  # bytes of the file: the other columns, the index, and what pages leave empty
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at.
-
-    Attributes:
-        verdict: how bad it is.
-        about: what was looked at, in a word or two.
-        what: what is so, in a sentence.
-        advice: what to do about it; empty if nothing need be done.
-        values: the same in numbers and names, for programs.
-    """
-
-    verdict: Verdict
-    about: str
-    what: str
-    advice: str = ""
-    values: dict[str, Any] = {}
 
 
 def examine(path: Path, *, write: bool = True) -> Iterator[Finding]:
@@ -71,9 +44,9 @@ def examine(path: Path, *, write: bool = True) -> Iterator[Finding]:
     log = list(_log(path))
     yield from log
     if os.path.exists(path):
-        yield from _files(path, whole=log[-1].verdict != "bad")
+        yield from place.files(path, whole=log[-1].verdict != "bad")
     if os.path.isdir(path.parent):
-        yield from _place(path.parent, log[0].values.get("bytes_per_event", 0), write)
+        yield from place.disk_below(path.parent, log[0].values.get("bytes_per_event", 0), write)
 
 
 # -- SQLite ----------------------------------------------------------------------------------------------------------
@@ -160,7 +133,7 @@ def _records(connection: apsw.Connection) -> Finding:
     values = {"records": count, "vms": vms, "bytes": size}
     if count:
         values["bytes_per_event"] = round(event) + _BESIDE_EVENT
-    return Finding("ok", "log", f"{_count(count, 'record')} of {_count(vms, 'VM')} in {_size(size)}", "", values)
+    return Finding("ok", "log", f"{counted(count, 'record')} of {counted(vms, 'VM')} in {sized(size)}", "", values)
 
 
 def _settings(connection: apsw.Connection) -> Finding:
@@ -238,7 +211,7 @@ def _head(connection: apsw.Connection, head: _Head | StoreError | None) -> Findi
     if (lost := slot.position - end) > 0:
         return Finding(
             "bad", "head file", f"position {slot.position} was acknowledged, and the log ends at {end}: "
-            f"{_count(lost, 'record')} gone", _RESTORE, values,
+            f"{counted(lost, 'record')} gone", _RESTORE, values,
         )  # fmt: skip
     if slot.position:
         [[hash]] = fetch(connection, "SELECT hash FROM records WHERE position = ?", slot.position) or [[None]]
@@ -289,184 +262,3 @@ def writer_of(log: Path) -> str | None:
 def _writer(log: Path) -> Finding:
     who = writer_of(log)
     return Finding("ok", "writer", who or "nobody who can be seen from here", "", {"writer": who})
-
-
-# -- its files -------------------------------------------------------------------------------------------------------
-
-
-def _files(path: Path, *, whole: bool) -> Iterator[Finding]:
-    here = path.stat()
-    yield from _names(path, here)
-    yield _permissions(path, here)
-    wal = _bytes(f"{path}-wal")
-    if whole or wal:
-        yield _wal(wal)
-    cache = _bytes(f"{path}-cache")
-    if cache is not None:
-        yield Finding("ok", "cache", f"{_size(cache)}; may be deleted at any time", "", {"bytes": cache})
-
-
-def _names(path: Path, here: os.stat_result) -> Iterator[Finding]:
-    """SQLite finds the WAL by the log's name: under a second name, it would not find it."""
-    if here.st_nlink > 1:
-        yield Finding(
-            "warning", "names", f"the file has {here.st_nlink} names (hard links), and its WAL belongs to one of them",
-            "keep one, and copy the log instead of linking it", {"links": here.st_nlink},
-        )  # fmt: skip
-    if path.is_symlink():
-        target = os.path.realpath(path)
-        yield Finding("note", "names", f"a symbolic link to {target}", "use that name everywhere", {"target": target})
-
-
-def _permissions(path: Path, here: os.stat_result) -> Finding:
-    folder = path.parent.stat()
-    mode, folder_mode = (f"{stat.S_IMODE(found.st_mode):o}" for found in (here, folder))
-    writable = _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
-    values = {"mode": mode, "folder_mode": folder_mode, "writable": writable}
-    what = f"{stat.filemode(here.st_mode)} in {stat.filemode(folder.st_mode)}"
-    if here.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX):
-        advice = "take the write permission for others away from both"
-        return Finding("warning", "permissions", f"{what}: anybody may change or replace the log", advice, values)
-    if not writable:
-        return Finding("note", "permissions", f"{what}: this user may not write there", "", values)
-    return Finding("ok", "permissions", f"{what}: this user may write there", "", values)
-
-
-def _wal(size: int | None) -> Finding:
-    values = {"bytes": size}
-    if not size:
-        return Finding("ok", "WAL", "nothing in it: all is in the file", "", values)
-    if size > _WAL_HIGH:
-        advice = "look for a program that stays in a read transaction, and end it; then esrm folds it back"
-        return Finding("warning", "WAL", f"{_size(size)}: something keeps it from being folded back", advice, values)
-    return Finding("ok", "WAL", f"{_size(size)}, part of the log: never move or copy one without the other", "", values)
-
-
-# -- the place -------------------------------------------------------------------------------------------------------
-
-
-def _place(folder: Path, per_event: int, write: bool) -> Iterator[Finding]:
-    mount = disk.mount_of(folder)
-    yield _file_system(mount)
-    try:
-        yield judge_room(disk.room_in(folder), per_event)
-    except OSError as error:
-        yield Finding("note", "room", f"unknown: {error.strerror}")
-    if write:
-        try:
-            yield judge_sync(disk.sync_s(folder), mount)
-        except OSError as error:
-            yield Finding("note", "sync", f"cannot be timed: {error.strerror}")
-
-
-def _file_system(mount: disk.Mount | None) -> Finding:
-    if mount is None:
-        return Finding("note", "file system", "unknown: this system does not tell")
-    values = {"type": mount.type, "mounted": mount.point, "options": sorted(mount.options)}
-    what = f"{mount.type} on {mount.point}"
-    return next(
-        (
-            Finding(verdict, "file system", f"{what}: {words}", advice, values)
-            for applies, verdict, words, advice in _PLACES
-            if applies(mount)
-        ),
-        Finding("ok", "file system", what, "", values),
-    )
-
-
-_PLACES: tuple[tuple[Callable[[disk.Mount], object], Verdict, str, str], ...] = (
-    (
-        lambda mount: mount.type in disk.MEMORY,
-        "warning", "in memory, so gone when the machine stops", "move the log to a disk",
-    ),
-    (
-        lambda mount: mount.type in disk.NETWORK,
-        "warning", "shared over a network: its locks and shared memory cannot be relied on",
-        "move the log to a local disk",
-    ),
-    (
-        lambda mount: any(map(disk.NO_FLUSH.fullmatch, mount.options)),
-        "warning", "mounted so that a sync does not wait for the disk: a power cut may take acknowledged records",
-        "mount it with write barriers",
-    ),
-    (
-        lambda mount: mount.type == "overlay",
-        "warning", "a container's own layer, gone with the container", "keep the log on a volume",
-    ),
-    (
-        lambda mount: "ro" in mount.options,
-        "note", "read-only: the log can be read, and nothing appended", "",
-    ),
-    (
-        lambda mount: mount.type not in disk.JOURNALED,
-        "note", "esrm knows nothing about what its sync promises", "prefer ext4 or XFS",
-    ),
-)  # fmt: skip
-"""What a mount may be, worst first."""
-
-
-def judge_room(room: disk.Room, per_event: int) -> Finding:
-    """Say whether there is room to go on; ``per_event`` is how many bytes of the file an event takes, 0 if unknown."""
-    values = {"block": room.block, "free": room.free, "files": room.files}
-    events = f", room for about {_about(room.free // per_event)} events" if per_event else ""
-    what = f"{_size(room.free)} free{events}; blocks of {room.block}"
-    if room.block < PAGESIZE and room.free < ROOM_BYTES:  # see schema.cramped
-        words = f"{what}: so little, in blocks so small, that a process can be killed while it opens the WAL"
-        return Finding("warning", "room", words, "make room before anything opens the log", values)
-    if room.files == 0:
-        return Finding(
-            "warning", "room", f"{what}; no file can be made", "delete files: there are no inodes left", values
-        )
-    if room.free < _ROOM_LOW:
-        return Finding("warning", "room", what, "make room: when it is full, appends are refused", values)
-    return Finding("ok", "room", what, "", values)
-
-
-def judge_sync(seconds: float, mount: disk.Mount | None) -> Finding:
-    """Say what the time of a sync tells. That a disk is slow enough proves nothing; that it is too quick does."""
-    values = {"seconds": seconds}
-    if mount is not None and mount.type in disk.MEMORY:
-        return Finding("note", "sync", "meaningless here: this is memory", "", values)
-    cache = disk.write_cache(mount) if mount else None
-    what = f"4 KiB are on the disk in {_duration(seconds)} (median)"
-    if seconds < _QUICK_S and cache != "write through":
-        return Finding(
-            "warning", "sync", f"{what}: no disk is so quick, so it, or the hypervisor below it, may only pretend",
-            "find out who says so: without a battery, a power cut takes acknowledged records", values,
-        )  # fmt: skip
-    if seconds > _SLOW_S:
-        return Finding("note", "sync", f"{what}: slow; appends that wait together share one sync", "", values)
-    return Finding("ok", "sync", what, "", values)
-
-
-# -- words -----------------------------------------------------------------------------------------------------------
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _bytes(path: str) -> int | None:
-    """A file's size, without opening it; None if there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _about(number: int) -> str:
-    """The number in two digits: more would look as if it were known."""
-    return f"{float(f'{number:.2g}'):,.0f}"
-
-
-def _size(number: int) -> str:
-    power = min((max(number, 1).bit_length() - 1) // 10, 4)
-    return f"{number >> 10 * power:,} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
