@@ -123,7 +123,7 @@ class Step:
         self.name, self.kind, self.vm, self.device, self.who = name, kind, vm, device, who
         self.known, self.length = known, length  # the last revision that `who` knew, and how many records stood, then
         self.told = ""
-        self.left = False  # its caller has gone on, with an answer or without
+        self.left = 0  # when its caller went on, with an answer or without, in steps asked for until then
         self.standing: list[dict[str, Any]] = []
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ class Vm:
     def __init__(self) -> None:
         self.platform: dict[str, Any] = {}
         self.moments: list[dict[str, Device]] = []
-        self.authors: list[object] = []
+        self.authors: list[Step | None] = []
         self.time_ns = 0
 
 
@@ -176,7 +176,7 @@ class Auditor:
         devices = dict(before)
         vm.moments.append(devices)
         step = self.steps.get(correlation)
-        vm.authors.append(None if step is None or step.left else step.who)
+        vm.authors.append(None if step is None or step.left else step)  # None: too late to be looked for
         if step is not None:
             step.standing.append(event)
         try:
@@ -275,11 +275,16 @@ class Auditor:
         if told == "Conflict":
             # What it appended itself, unanswered, it has to look for before it asks again; if it stood by then.
             news = list(enumerate(self.vms[step.vm].authors))[step.known + 1 :]
-            others = [at for at, who in news if who is not step.who or at >= step.length + len(step.standing)]
+            late = step.length + len(step.standing)
+            others = [at for at, other in news if other is None or other.who is not step.who or at >= late]
             _check(others, f"{step}: nobody else appended anything")
 
     def refused(self, step: Step, revision: int) -> None:
         """A caller was refused by somebody who knew a VM up to a revision: the step was not possible then."""
+        single = step.kind not in ("attach", "detach")  # which may be refused for what they see outside of the log
+        for other in self.vms[step.vm].authors[revision + 1 : step.length] if single else ():
+            unseen = other is not None and other.who is step.who and 0 < other.left < int(step.name[4:])
+            _check(not unseen, f"{step} was refused by somebody who had not looked what became of {other}")
         devices = self.moment(step.vm, revision)
         device, event = devices.get(step.device), SINGLE.get(step.kind, "")
         inside = [other for other in devices if step.device in _around(devices, other)]

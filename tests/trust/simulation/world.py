@@ -108,9 +108,9 @@ def _past(*lives: tuple[str, str | None, int, int]) -> list[events.Event]:
 
 
 PASTS = (
-    _past(("port", None, 1, 5), ("net0", "port", 0, 5), ("blk0", None, 4, 3)),
-    _past(("net0", None, 2, 5), ("blk0", None, 2, 6), ("gpu0", None, 6, 4), ("port", None, 5, 1)),
-    _past(("gpu0", None, 3, 4), ("blk0", None, 4, 5)),
+    _past(("port", None, 1, 5), ("net0", "port", 0, 3)),
+    _past(("net0", None, 2, 5), ("gpu0", None, 1, 6), ("port", None, 5, 1)),
+    _past(("blk0", None, 4, 5)),
 )
 """What a world may begin with: machines in the middle of their lives, one of them nearly full."""
 
@@ -352,7 +352,7 @@ class World:
             with acting(correlation=step.name):
                 resources = await call()
         except BaseException as error:
-            step.left = True
+            step.left = len(self.audit.steps)
             self.look(manager)
             if isinstance(error, Refused):
                 self.audit.refused(step, manager.revision)
