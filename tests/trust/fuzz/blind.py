@@ -75,8 +75,9 @@ def _drop(data: bytes, draw: int, seeds: Sequence[bytes], words: Sequence[bytes]
 
 
 def _insert_word(data: bytes, draw: int, seeds: Sequence[bytes], words: Sequence[bytes]) -> bytes:
-    at = (draw & 0xFFFFFF) % (len(data) + 1)
-    return data[:at] + words[(draw >> 24) % len(words)] + data[at:]
+    """One time in 64 a single letter comes thousands of times: brackets make depth."""
+    at, word = (draw & 0xFFFFFF) % (len(data) + 1), words[(draw >> 30) % len(words)]
+    return data[:at] + (word if draw >> 24 & 63 or len(word) > 1 else word * 3000) + data[at:]
 
 
 def _put_word(data: bytes, draw: int, seeds: Sequence[bytes], words: Sequence[bytes]) -> bytes:
@@ -91,7 +92,7 @@ def _digit(data: bytes, draw: int, seeds: Sequence[bytes], words: Sequence[bytes
 
 
 def _again(data: bytes, draw: int, seeds: Sequence[bytes], words: Sequence[bytes]) -> bytes:
-    """A part repeated; one time in 256 thousands of times, for depth and for length."""
+    """A part repeated; one time in 256 thousands of times, for length."""
     at, length = (draw & 0xFFFFFF) % (len(data) + 1), 1 + (draw >> 24 & 31)
     times = 2 + (draw >> 29 & 3) if draw >> 32 & 255 else 3000
     return data[:at] + data[at : at + length] * times + data[at + length :]

@@ -350,7 +350,8 @@ def _platform_seeds() -> list[bytes]:
         {"name": "t", "pools": {"legacy_irq": [[5, 15]]}, "joined": {"msi_irq": "legacy_irq"}, "policy": "last"},
         {"name": "t", "reserved": [{"space": "pio", "first": "0xcf8", "last": 3327, "owner": "PCI config"}]},
     ]
-    return [*shipped, *(json.dumps(document).encode() for document in tiny), TINY, b'name="t"\npools.mmio=[[1,2]]\n']
+    quick = [*shipped, *(json.dumps(document).encode() for document in tiny)]
+    return [*quick, *quick, *quick, TINY, b'name="t"\npools.mmio=[[1,2]]\n']
 
 
 # -- all of them -----------------------------------------------------------------------------------------------------
