@@ -13,11 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 from scale import pick, repeat, seed
+from simulation import nursery
 from simulation.disk import Disk, FaultyStore
 from simulation.loop import Loop
 from simulation.world import TINY, Laws, run
@@ -80,6 +83,21 @@ def test_no_seed_breaks_a_promise(part: int, record_property: Callable[[str, obj
     assert not missing, f"{SEEDS // PARTS} seeds from {seed() + part} on never came to {missing}; {reached}"
     told = ", ".join(f"{reached[kind]:,} times {kind}" for kind in sorted(OFTEN[:-2] + SOMETIMES[:11]))
     record_property("trust", f"simulation, part {part}: {SEEDS // PARTS:,} seeds; {told}")
+
+
+@pytest.mark.timeout(7200)
+def test_no_seed_breaks_a_promise_on_trio(monkeypatch: pytest.MonkeyPatch):
+    """The same callers, cancelled at trio's checkpoints and scheduled by its own dice: the auditor finds nothing."""
+    told: Counter[str] = Counter()
+    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    for number in range(seed(), seed() + pick(quick=60, ci=600, soak=20_000)):
+        monkeypatch.setattr(trio._core._run, "_r", Random(number))
+        try:
+            told += nursery.run(number).told
+        except BaseException as error:
+            error.add_note(repeat(number, "tests/trust/test_simulation.py::test_no_seed_breaks_a_promise_on_trio"))
+            raise
+    assert {"attach done", "attach Cancelled", "attach Unknown", "attach Rejected", "detach done"} <= set(told), told
 
 
 def story(number: int) -> tuple[int, int, list[tuple[Any, ...]]]:

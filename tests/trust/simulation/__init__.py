@@ -5,5 +5,7 @@ runs next, and in which a process can die between any two awaits. ``disk.py`` is
 store may. ``world.py`` is who lives there: processes that come and go, each with managers, subscribers, a projection.
 ``auditor.py`` judges all of it, and knows nothing but the records that stand and what callers were told.
 
+``nursery.py`` has the same callers on trio.
+
 A world is run by ``world.run(seed)``. The same seed is the same run, to the last choice.
 """

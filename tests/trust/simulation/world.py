@@ -147,7 +147,7 @@ class Part:
         return self.wanted
 
     async def assign(self, resources: Any) -> None:
-        await asyncio.sleep(self.world.disk.wait_s())
+        await anyio.sleep(self.world.disk.wait_s())
         if self.world.dice.random() < 0.08:
             raise ValueError("will not")
 
