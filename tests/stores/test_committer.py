@@ -1,0 +1,107 @@
+"""What the committer answers when a commit fails: what stands, what does not, and what nobody can know yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from esrm.errors import Rejected, StoreError, Unknown
+from esrm.stores.base import verify
+from esrm.stores.sqlite import SqliteStore
+from esrm.testing import BytesCodec, drafts
+
+CODEC = BytesCodec()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a log may be made."""
+    return tmp_path / "vm.db"
+
+
+def break_commits(patch: pytest.MonkeyPatch, store: SqliteStore[bytes], times: int, *, late: bool = False) -> list[str]:
+    """Let so many COMMITs fail with a full disk, before anything of them or after all of it; returns what was run."""
+    committer, ran = store._writer._committer, list[str]()
+    real = committer._run
+
+    def run(statement: str) -> None:
+        ran.append(statement)
+        if statement == "COMMIT" and ran.count("COMMIT") <= times:
+            real("COMMIT" if late else "ROLLBACK")
+            raise apsw.FullError("database or disk is full")
+        real(statement)
+
+    patch.setattr(committer, "_run", run)
+    return ran
+
+
+def break_mending(patch: pytest.MonkeyPatch, store: SqliteStore[bytes]) -> None:
+    """Let the log not be opened anew."""
+
+    def refused() -> None:
+        raise StoreError("the disk is still full")
+
+    patch.setattr(store._writer._committer, "_connect_again", refused)
+
+
+async def test_a_commit_that_left_nothing_is_rejected(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Having looked, the store knows that it does not stand, says so, and goes on: the retry is a first time."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        batch = drafts(b"1")
+        break_commits(monkeypatch, store, 1)
+        with pytest.raises(Rejected, match=r"the disk is full; make room.*nothing of this append stands"):
+            await store.append("web-1", batch, expected=0)
+        assert store._writer._committer.poisoned is None
+        [record] = await store.append("web-1", batch, expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        assert verify(store.reader()).good == 2
+
+
+async def test_a_commit_that_stood_all_the_same_is_acknowledged(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An error after the commit took place is no reason to answer anything but what is true."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        break_commits(monkeypatch, store, 1, late=True)
+        [record] = await store.append("web-1", drafts(b"1"), expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        [record] = await store.append("web-1", drafts(b"2"), expected=1)
+        assert verify(store.reader()).good == 3
+
+
+async def test_what_cannot_come_back_is_rejected_though_nothing_is_mended(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The failed commit's place in the WAL is written over, so it never stands; the store stays poisoned."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        batch = drafts(b"1")
+        with monkeypatch.context() as patch:
+            ran = break_commits(patch, store, 1)
+            break_mending(patch, store)
+            with pytest.raises(Rejected, match=r"the disk is still full; nothing of this append stands"):
+                await store.append("web-1", batch, expected=0)
+            assert ran[-1] == "COMMIT"
+            assert any(statement.startswith("PRAGMA user_version = ") for statement in ran)
+            assert store._writer._committer.poisoned is not None
+        [record] = await store.append("web-1", batch, expected=0)
+        assert record.position == 2
+        assert verify(store.reader()).good == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_may_come_back_is_unknown(path: Path, monkeypatch: pytest.MonkeyPatch, late: bool):
+    """Neither mended nor written over: whether it stands is asked again, with the same ids, and then it is clear."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        batch = drafts(b"1")
+        with monkeypatch.context() as patch:
+            break_commits(patch, store, 2 if not late else 1, late=late)
+            break_mending(patch, store)
+            if late:
+                patch.setattr(store._writer._committer, "_cover", lambda: False)
+            with pytest.raises(Unknown, match="whether this append stands is unknown: retry it"):
+                await store.append("web-1", batch, expected=0)
+        [record] = await store.append("web-1", batch, expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        assert verify(store.reader()).good == 2
