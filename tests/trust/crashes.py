@@ -37,7 +37,7 @@ from esrm.testing import BytesCodec
 
 CODEC = BytesCodec()
 NAME = "vm.db"
-UNREADABLE = (apsw.Error, Corrupt, UnicodeDecodeError)
+ERRORS = (apsw.Error, Corrupt, UnicodeDecodeError)
 
 
 @contextmanager
@@ -233,6 +233,7 @@ def perform(
 
 # -- what must stand
 
+UNREADABLE = "it cannot be read"
 TORN = "a batch is not whole as it was asked for"
 REFUSED = "it was refused, but stands"
 LOST = "it was acknowledged, but is lost"
@@ -313,8 +314,8 @@ class Auditor:
         try:
             rows = self._inspector.rows(image)
             anchor = self._anchor(image.get(f"{NAME}-head"), not rows)
-        except UNREADABLE as error:
-            return Found(0, 0, (), {}, f"unreadable: {type(error).__name__}: {error}")
+        except ERRORS as error:
+            return Found(0, 0, (), {}, f"{UNREADABLE}: {type(error).__name__}: {error}")
         if rows != self._run.rows[: len(rows)]:
             return self._examine(rows, anchor)
         key = len(rows), anchor
@@ -403,7 +404,7 @@ class Inspector:
                 return self._warm.rows(data, image.get(f"{NAME}-wal", b""))
             except apsw.SQLError:  # no such table, yet
                 pass
-            except UNREADABLE:
+            except ERRORS:
                 self.close()
         return self._cold(image)
 
@@ -469,14 +470,19 @@ def _read(connection: apsw.Connection) -> list[Row]:
 class Tally:
     """What an exploration came to."""
 
-    images: int = 0  # distinct ones
+    digests: set[Any] = field(default_factory=set[Any])  # of the images: 64 bits for each of their files
     ways: Counter[str] = field(default_factory=Counter[str])
     wrong: Counter[str] = field(default_factory=Counter[str])  # by what is wrong
     first: dict[str, str] = field(default_factory=dict[str, str])  # where each was seen first
 
+    @property
+    def images(self) -> int:
+        """How many distinct ones were looked at."""
+        return len(self.digests)
+
     def add(self, other: Tally) -> None:
         """Take another one in."""
-        self.images += other.images
+        self.digests |= other.digests
         self.ways += other.ways
         self.wrong += other.wrong
         self.first = other.first | self.first
@@ -495,6 +501,7 @@ def explore(
     excused: Set[str] = frozenset(),
     until: str = "",
     since: int = 0,
+    forgets: bool = False,
     visit: Callable[[Image, Moment, Found], None] | None = None,
 ) -> Tally:
     """Cut the power at each point of a run, over and over, until so many distinct images were looked at.
@@ -507,20 +514,23 @@ def explore(
         excused: what was not promised.
         until: stop when this is found to be wrong.
         since: the first entry of the trace at which the power may be cut.
+        forgets: whether the disk does not make up for a sync that failed.
         visit: called with each image that is new, what must stand in it, and what does.
     """
     tally, known = Tally(), dict[Any, Found]()
     with memory() as place, closing(Auditor(run, place / "images")) as auditor:
 
         def look(at: int, op: Op, moment: Moment, way: str, image: Image) -> None:
-            key = tuple(sorted((name, len(data), hash(data)) for name, data in image.items()))
-            found = known.get(key)
+            digest = tuple(sorted((name, len(data), hash(data)) for name, data in image.items()))
+            found = known.get(digest)
             is_new = found is None
             if found is None:
-                found = known[key] = auditor.find(image)
-                tally.images += 1
+                found = known[digest] = auditor.find(image)
+                tally.digests.add(digest)
                 tally.ways[way] += 1
             for wrong in {*moment.judge(found)} - excused:
+                if forgets and not moment.acked and wrong.startswith(UNREADABLE):
+                    continue  # the sync of the log's own beginning failed: nobody was promised that there is a log
                 tally.wrong[wrong] += 1
                 tally.first.setdefault(wrong, f"after entry {at} of the trace, {op[:3]}, {way}")
             if is_new and visit is not None:
@@ -528,7 +538,7 @@ def explore(
 
         for turn in count():
             before = tally.images
-            platter, moment = Platter(run.start), run.before.copy() if run.before else Moment()
+            platter, moment = Platter(run.start, forgets=forgets), run.before.copy() if run.before else Moment()
             for at, op in enumerate(run.trace):
                 if not (platter.step(op) | moment.step(op)) or at < since:
                     continue

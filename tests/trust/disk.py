@@ -12,8 +12,8 @@ one file is ordered after what was written to another, except by syncs):
 - the file's new length arrived, and its bytes did not (zeros);
 - unsynced truncations happened or did not;
 - a file made since the folder was last synced is not there; one deleted since then is back;
-- what a failed sync was to write is never known to be there, not even after a later sync that succeeds: Linux reports
-  a failed write-back once, and forgets it.
+- what a failed sync was to write is as open as before; or, on a disk that ``forgets``, it is in doubt for good, and no
+  later sync writes it: Linux reports a failed write-back once, and takes the pages for written.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class _Content:
         if not any(state == "doubtful" for _, state in self.done):
             self.sure, self.done = self.cached, []
 
-    def sync_failed(self) -> None:
+    def forget(self) -> None:
         for entry in self.done:
             if entry[1] == "open":
                 entry[1] = "doubtful"
@@ -272,11 +272,12 @@ class _Content:
             return self.sure
         buffer = bytearray(self.sure)
         recent: list[Op] = []
+        share = dice.choice((0, 0.5, 1))
         for op, state in self.done:
             if state == "firm":
                 _do(buffer, op)
             elif state == "doubtful":
-                _sectors(buffer, op, dice)
+                _sectors(buffer, op, dice, share)
             else:
                 recent.append(op)
         if recent:
@@ -301,7 +302,7 @@ def _resize(buffer: bytearray, size: int) -> None:
         buffer.extend(bytes(size - len(buffer)))
 
 
-def _sectors(buffer: bytearray, op: Op, dice: random.Random, share: float = 0.5) -> None:
+def _sectors(buffer: bytearray, op: Op, dice: random.Random, share: float) -> None:
     """Do some sectors of one write; do a truncation or not."""
     if op[0] != "write":
         if dice.random() < share:
@@ -384,9 +385,11 @@ class Platter:
 
     Args:
         start: what it surely holds.
+        forgets: whether a sync that failed is never made up for.
     """
 
-    def __init__(self, start: Image) -> None:
+    def __init__(self, start: Image, *, forgets: bool = False) -> None:
+        self._forgets = forgets
         self._files = {name: _Content(data, linked=True) for name, data in start.items()}
         self._gone: dict[str, _Content] = {}  # deleted, but the folder may not know yet
 
@@ -408,7 +411,8 @@ class Platter:
         elif kind == "sync":
             file.sync()
         elif kind == "sync failed":
-            file.sync_failed()
+            if self._forgets:
+                file.forget()
         elif kind == "delete":
             del self._files[name]
             if file.linked:
