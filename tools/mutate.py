@@ -29,6 +29,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple, cast
@@ -181,17 +182,23 @@ def _shown(node: ast.AST) -> str:
         return ""
 
 
+@cache
+def _text(file: str) -> str:
+    """A module's source, read once: it may be edited while its mutants are tried."""
+    return (ROOT / file).read_text("utf-8")
+
+
 def mutants_of(file: str) -> list[Mutant]:
     """Every mutant of a module, in the order of the source."""
     surgeon = Surgeon()
-    surgeon.visit(ast.parse((ROOT / file).read_text("utf-8")))
+    surgeon.visit(ast.parse(_text(file)))
     return [Mutant(file, number, line, change) for number, (line, change) in enumerate(surgeon.changes)]
 
 
 def code_of(mutant: Mutant) -> CodeType:
     """The module with that one change."""
-    path = ROOT / mutant.file
-    return compile(Surgeon(mutant.number).visit(ast.parse(path.read_text("utf-8"))), str(path), "exec")  # type: ignore
+    tree = cast("ast.Module", Surgeon(mutant.number).visit(ast.parse(_text(mutant.file))))
+    return compile(tree, str(ROOT / mutant.file), "exec")
 
 
 # -- trying ------------------------------------------------------------------------------------------------------------
@@ -373,7 +380,7 @@ def _score(outcomes: Sequence[bool]) -> str:
 
 
 def _source(mutant: Mutant) -> str:
-    return (ROOT / mutant.file).read_text("utf-8").splitlines()[mutant.line - 1].strip() if mutant.line else ""
+    return _text(mutant.file).splitlines()[mutant.line - 1].strip()
 
 
 def _warm() -> None:
