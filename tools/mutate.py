@@ -347,7 +347,7 @@ def main() -> None:
         for file in tests
         if not arguments.modules or any(part in file for part in arguments.modules)
         for mutant in mutants_of(file)
-        if (file, _source(mutant), mutant.change) not in equivalent
+        if (file, source_line(mutant), mutant.change) not in equivalent
     ]
     print(f"{len(chosen):,} mutants of {len({mutant.file for mutant in chosen})} modules", flush=True)
     if arguments.sample is not None and arguments.sample < len(chosen):
@@ -362,7 +362,7 @@ def main() -> None:
     for mutant, survived in survivors(chosen, tests, arguments.jobs):
         tried.setdefault(mutant.file, []).append(survived)
         if survived:
-            print(f"survived {mutant}\n         {_source(mutant)}", flush=True)
+            print(f"survived {mutant}\n         {source_line(mutant)}", flush=True)
     print(f"\n{len(chosen):,} mutants tried in {time.monotonic() - began:,.0f} s, seed {arguments.seed}")
     below = False
     for group, modules in groups.items():
@@ -379,7 +379,8 @@ def _score(outcomes: Sequence[bool]) -> str:
     return f"{outcomes.count(False) / len(outcomes):6.1%} of {len(outcomes):4}"
 
 
-def _source(mutant: Mutant) -> str:
+def source_line(mutant: Mutant) -> str:
+    """The line that is changed, as it stands in the file."""
     return _text(mutant.file).splitlines()[mutant.line - 1].strip()
 
 
