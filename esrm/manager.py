@@ -247,8 +247,8 @@ class ResourceManager:
         Raises:
             NotAllocated: it holds nothing. InUse: a device inside it holds resources. WrongPhase, UnknownDevice.
         """
-        await self._commit(lambda state: decide.release(state, device, reason))
-        self.live.pop(device, None)
+        async with self._turn:
+            await self._release(device, reason)
 
     async def remove(self, device: str) -> None:
         """Undo steps 2 and 1: its life ends, and its name may be used again."""
@@ -283,7 +283,8 @@ class ResourceManager:
         Raises:
             whatever ``assign`` raised; what the single steps raise; WrongPhase when the device holds resources for
             other constraints than it has now (detach it first); DuplicateDevice when another object of that name is
-            attached; InUse when another task is attaching or detaching it.
+            attached, or a device of another kind or parent lives by that name; InUse when another task is attaching or
+            detaching it.
         """
         name = device.name
         if self.live.get(name, device) is not device:
@@ -297,30 +298,38 @@ class ResourceManager:
             self._busy.discard(name)
 
     async def detach(self, device: str) -> None:
-        """Take a device back through all the steps that it went, and out of its life.
+        """Take a device back through all the steps that it went, and out of its life; no other step comes between.
 
         Raises:
-            UnknownDevice; InUse when devices live inside it.
+            UnknownDevice; InUse when devices live inside it, or another task is attaching or detaching it.
         """
-        found = self._state.device(device)
         if device in self._busy:
             raise InUse(f"{device} is being attached or detached by another task")
-        inside = [child.name for child in self._state.children(device)]
-        if inside:
-            raise InUse(f"{device}: {', '.join(inside[:8])} inside it must be detached first")
         self._busy.add(device)
         try:
-            await self._walk_back(found.name)
-            await self.remove(device)
-            self.live.pop(device, None)
+            async with self._turn:
+                await self._look()
+                inside = [child.name for child in self._state.children(self._state.device(device).name)]
+                if inside:
+                    raise InUse(f"{device}: {', '.join(inside[:8])} inside it must be detached first")
+                await self._walk_back(device)
+                await self._step(lambda state: decide.remove(state, device))
+                self.live.pop(device, None)
         finally:
             self._busy.discard(device)
 
     async def _attach(self, device: Device) -> DeviceResources:
-        name, wanted = device.name, tuple(device.constraints())
+        name, wanted, parent = device.name, tuple(device.constraints()), getattr(device, "parent", None)
+        async with self._turn:
+            await self._look()
         if name not in self._state.devices:
-            await self.create(name, kind=device.kind, parent=getattr(device, "parent", None))
+            await self.create(name, kind=device.kind, parent=parent)
         found = self._state.device(name)
+        if found.kind not in ("", device.kind) or found.parent != parent:
+            raise DuplicateDevice(
+                f"{name} lives already, of kind {found.kind!r} inside {found.parent or 'no other'}; this one is of "
+                f"kind {device.kind!r} inside {parent or 'no other'}: detach that one first"
+            )
         if found.phase not in HOLDING:
             await self.declare(name, wanted)
             await self.allocate(name)
@@ -331,7 +340,9 @@ class ResourceManager:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._walk_back(name, reason=f"assign failed: {error!r}")
+                    async with self._turn:
+                        await self._look()
+                        await self._walk_back(name, reason=f"assign failed: {error!r}")
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise
@@ -344,11 +355,15 @@ class ResourceManager:
         return self._state.device(name).resources
 
     async def _walk_back(self, device: str, reason: str = "") -> None:
-        """Until it holds nothing."""
+        """Until it holds nothing; in one turn."""
         if self._state.device(device).phase in ANSWERING:
-            await self.unregister(device)
+            await self._step(lambda state: decide.unregister(state, device))
         if self._state.device(device).phase in HOLDING:
-            await self.release(device, reason=reason)
+            await self._release(device, reason)
+
+    async def _release(self, device: str, reason: str) -> None:
+        await self._step(lambda state: decide.release(state, device, reason))
+        self.live.pop(device, None)
 
     async def pio_read(self, port: int, size: int) -> bytes:
         """What the guest reads from ``size`` (1, 2 or 4) ports at ``port``.
@@ -375,12 +390,20 @@ class ResourceManager:
     async def _commit(self, decision: Decision) -> None:
         """Everything that changes the VM goes through here, one at a time."""
         async with self._turn:
-            if self._behind:
-                await self._catch_up()
-            events = decision(self._state)
-            if events:
-                with anyio.CancelScope(shield=True):
-                    await self._append(events)
+            await self._step(decision)
+
+    async def _step(self, decision: Decision) -> None:
+        """Decide on what is true, append, apply; whose turn it is."""
+        await self._look()
+        events = decision(self._state)
+        if events:
+            with anyio.CancelScope(shield=True):
+                await self._append(events)
+
+    async def _look(self) -> None:
+        """If an append was not answered, see what became of it before anything is said about the VM."""
+        if self._behind:
+            await self._catch_up()
 
     async def _append(self, events: Sequence[Event]) -> None:
         try:

@@ -311,7 +311,6 @@ def meeting(number: int, first: Callable[[Any], Any], second: Callable[[Any], An
     return told, *states
 
 
-@pytest.mark.xfail(strict=True, reason="detach is several appends: others come between them")
 def test_a_bridge_leaves_whole_or_stays_whole():
     """Detached while a device is attached inside it, it is gone and the device refused, or untouched and in use."""
     outcomes: Counter[str] = Counter()
@@ -344,7 +343,6 @@ class Silent(MemoryStore[esrm.Event]):
         return answer
 
 
-@pytest.mark.xfail(strict=True, reason="attach and detach look at the state before the manager has looked at the log")
 @pytest.mark.parametrize("step", ["attach", "detach"])
 async def test_after_an_unknown_outcome_a_manager_looks_before_it_says_no(step: str):
     """A device whose creation stands unanswered can be attached, or detached, at once: the manager looks by itself."""
@@ -356,7 +354,6 @@ async def test_after_an_unknown_outcome_a_manager_looks_before_it_says_no(step: 
         assert ("net0" in vm.state.devices) == (step == "attach")
 
 
-@pytest.mark.xfail(strict=True, reason="attach does not compare what the device is with what its log says")
 @pytest.mark.parametrize(("kind", "parent"), [("other", None), ("fake", "port")])
 async def test_a_device_that_is_another_one_than_its_log_says_is_refused(kind: str, parent: str | None):
     """Attached after a restart as another kind or inside another parent, it is not the device that lived: refused."""
