@@ -17,6 +17,8 @@ from typing import Any
 from warnings import catch_warnings, simplefilter
 from zlib import crc32
 
+from anyio._backends._asyncio import _task_states
+
 CALLBACKS_MAX = 20_000
 """More than any world needs: what goes on for longer is going round in circles."""
 
@@ -29,7 +31,6 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.dead = False
-        self.tasks: list[asyncio.Task[Any]] = []
 
     def kill(self) -> None:
         """From now on nothing of it runs: no ``finally``, no ``except``."""
@@ -95,7 +96,6 @@ class Loop(asyncio.BaseEventLoop):
     def _task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> _Task:
         task = _Task(self._seed << 20 | len(self._tasks), coroutine, loop=loop, **options)
         self._tasks.append(task)
-        PROCESS.get().tasks.append(task)
         return task
 
     def _run_once(self) -> None:
@@ -130,6 +130,7 @@ class Loop(asyncio.BaseEventLoop):
         with catch_warnings():
             simplefilter("ignore")  # what they still meant to await
             for task in self._tasks:
+                _task_states.pop(task, None)  # anyio's note of a task that never ended would keep its world for ever
                 if not task.done():
                     task._log_destroy_pending = False
                     coroutine = task.get_coro()
