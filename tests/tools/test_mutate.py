@@ -52,7 +52,8 @@ def test_what_is_changed(source: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "source",
     ["assert a < 1", "def f(a: 1 < 2) -> 3: pass", "X: TypeAlias = A | B", '"""2 words, WHERE SELECT."""',
-     'x = "words"', 'x = f"{a + 1}"', "if TYPE_CHECKING:\n    import a", "class A(B, gc=False): pass", "f = g(strict=True)"],
+     'x = "words"', 'x = f"{a + 1}"',
+     "if TYPE_CHECKING:\n    import a", "class A(B, gc=False): pass", "f = g(strict=True)"],
 )  # fmt: skip
 def test_what_is_left_alone(source: str) -> None:
     """Assertions, types and words: no test could or should notice."""
