@@ -75,9 +75,12 @@ LEAVES = {
     "remove": ("Z", "", "Z?"),
     # Several steps: some of them may stand when a later one does not.
     "attach": ("C?D?A?S?R?", "C?D?(N|A?S?R?U?L?)", "C?D?(N|A?S?R?U?L?)"),
-    "detach": ("U?L?Z", "U?L?", "U?L?Z?"),
+    "detach": ("U?L?Z", "", "U?L?Z?"),
 }
 """What a step of a kind leaves in the log: when it was answered, when it was refused, and when nobody knows."""
+
+STOPPED = {**{kind: left for kind, (_, left, _) in LEAVES.items()}, "allocate": "", "detach": "U?L?"}
+"""And when the store would not have it, or somebody else came first."""
 
 SINGLE = {
     "declare": "ConstraintsDeclared",
@@ -91,7 +94,9 @@ SINGLE = {
 }
 """The steps that nothing but the device's phase and what lives inside it can forbid."""
 
-DONE, REFUSED, OPEN = range(3)
+DONE, REFUSED, OPEN, STOP = range(4)
+CERTAINTY = {"done": DONE, "Conflict": STOP, "Rejected": STOP, "StoreError": STOP}
+CERTAINTY |= {"": OPEN, "Unknown": OPEN, "Cancelled": OPEN}
 
 
 class Violation(AssertionError):
@@ -281,8 +286,7 @@ class Auditor:
 
     def refused(self, step: Step, revision: int) -> None:
         """A caller was refused by somebody who knew a VM up to a revision: the step was not possible then."""
-        single = step.kind not in ("attach", "detach")  # which may be refused for what they see outside of the log
-        for other in self.vms[step.vm].authors[revision + 1 : step.length] if single else ():
+        for other in self.vms[step.vm].authors[revision + 1 : step.length]:
             unseen = other is not None and other.who is step.who and 0 < other.left < int(step.name[4:])
             _check(not unseen, f"{step} was refused by somebody who had not looked what became of {other}")
         devices = self.moment(step.vm, revision)
@@ -299,7 +303,7 @@ class Auditor:
 
     def _settle(self, step: Step) -> None:
         left = "".join(LETTER[event["type"]] for event in step.standing)
-        certainty = DONE if step.told == "done" else OPEN if step.told in ("", "Unknown", "Cancelled") else REFUSED
+        certainty = CERTAINTY.get(step.told, REFUSED)
         if not _may_leave(step.kind, certainty, left):
             raise Violation(f"{step}: not what such an answer leaves")
         if any(event.get("device", step.device) != step.device for event in step.standing):
@@ -390,7 +394,8 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 @cache
 def _may_leave(kind: str, certainty: int, left: str) -> bool:
-    return re.fullmatch(LEAVES[kind][certainty], left) is not None
+    pattern = STOPPED[kind] if certainty == STOP else LEAVES[kind][certainty]
+    return re.fullmatch(pattern, left) is not None
 
 
 def _around(devices: dict[str, Device], name: str) -> list[str]:

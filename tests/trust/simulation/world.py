@@ -354,7 +354,7 @@ class World:
         except BaseException as error:
             step.left = len(self.audit.steps)
             self.look(manager)
-            if isinstance(error, Refused):
+            if isinstance(error, Refused) and "another task" not in str(error):  # which is not about the log
                 self.audit.refused(step, manager.revision)
             if step.kind == "attach" and isinstance(error, ValueError) and not isinstance(error, Refused):
                 found = manager.state.devices.get(step.device)
