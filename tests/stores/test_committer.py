@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from esrm.errors import Rejected, StoreError, Unknown
 from esrm.stores.base import verify
+from esrm.stores.records import prepare
 from esrm.stores.sqlite import SqliteStore
+from esrm.stores.sqlite.committer import Append, Committer, Mode
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -105,3 +109,94 @@ async def test_what_may_come_back_is_unknown(path: Path, monkeypatch: pytest.Mon
         [record] = await store.append("web-1", batch, expected=0)
         assert (record.position, record.event) == (2, b"1")
         assert verify(store.reader()).good == 2
+
+
+# -- the committer by itself -----------------------------------------------------------------------------------------
+
+
+def turn(vm: str, event: bytes, expected: int) -> Append[bytes]:
+    """One append that is to be settled."""
+    return Append(prepare(CODEC, vm, drafts(event), expected))
+
+
+def opened(path: Path) -> Committer[bytes]:
+    """A committer that has written one record."""
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    first = turn("web-1", b"0", -1)
+    assert committer.commit([first])
+    assert first.rows is not None
+    assert committer.head == 1
+    return committer
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_whoever_is_interrupted_answers_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch, late: bool):
+    """An interrupt is no Exception: it goes on, and those who wait are told what is known until then."""
+    committer = opened(path)
+    real = committer._run
+
+    def run(statement: str) -> None:
+        if statement == ("COMMIT" if late else "BEGIN IMMEDIATE"):
+            raise KeyboardInterrupt
+        real(statement)
+
+    append = turn("web-1", b"1", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", run)
+        with pytest.raises(KeyboardInterrupt):
+            committer.commit([append])
+    assert type(append.error) is (Unknown if late else Rejected)
+    assert append.rows is None
+    again = Append(append.batch)
+    assert committer.commit([again])
+    assert again.rows is not None
+    assert (again.rows[0][0], again.error) == (2, None)
+    committer.close()
+
+
+def test_a_fold_that_fails_poisons_the_store_until_it_is_mended(path: Path):
+    """Nobody waits for a fold, so the next append sees to it that the log is opened anew before it goes on."""
+    committer = opened(path)
+
+    class Broken:
+        """A connection that cannot fold."""
+
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "wal_checkpoint":
+                raise apsw.IOError("disk I/O error")
+            return getattr(self._real, name)
+
+    committer._connection = Broken(committer._connection)  # type: ignore[assignment]
+    committer.fold()
+    assert isinstance(committer.poisoned, apsw.IOError)
+    assert not committer.commit([turn("web-1", b"1", 0)], patient=False)
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert append.rows is not None
+    assert (append.rows[0][0], committer.poisoned, committer.head) == (2, None, 2)
+    assert not isinstance(committer._connection, Broken)
+    committer.close()
+
+
+def test_how_long_a_commit_took_is_known(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Finite when it took place, infinite when it failed: the next one goes to a thread."""
+    committer = opened(path)
+    assert 0 < committer.commit_s < inf
+    real = committer._run
+
+    def run(statement: str) -> None:
+        real("ROLLBACK" if statement == "COMMIT" else statement)
+        if statement == "COMMIT":
+            raise apsw.FullError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", run)
+        failed = turn("web-1", b"1", 0)
+        assert committer.commit([failed])
+    assert (type(failed.error), committer.commit_s) == (Rejected, inf)
+    assert committer.commit([turn("web-1", b"1", 0)])
+    assert 0 < committer.commit_s < inf
+    committer.close()
