@@ -51,13 +51,14 @@ def test_a_bus_that_remembers_answers_as_one_that_was_built_just_now(seed: int) 
 def test_a_page_that_is_not_all_one_devices_is_not_remembered(beyond: str) -> None:
     """A range that ends one byte before its page does: the last byte is nobody's, or its neighbour's."""
     bus = Bus()
-    bus.register(Space.MMIO, 0x1000, 0xFFF, "head")
+    bus.register(Space.MMIO, 0x800, 0x17FF, "head")
     if beyond == "tail":
         bus.register(Space.MMIO, 0x1FFF, 1, "tail")
     for _ in range(2):
-        assert bus.find(Space.MMIO, 0x1000, 1) == ("head", 0x1000, 0x1FFE, 0)
+        assert bus.find(Space.MMIO, 0x1000, 1) == ("head", 0x800, 0x1FFE, 0x800)
         assert said(bus, 0x1FFF, 1) == (NotMapped if beyond == "nobody" else ("tail", 0x1FFF, 0x1FFF, 0))
-        assert said(bus, 0xFFF, 1) is NotMapped
+        assert bus.find(Space.MMIO, 0x800, 1) == ("head", 0x800, 0x1FFE, 0)
+        assert said(bus, 0x7FF, 1) is NotMapped
 
 
 def test_no_page_is_taken_for_another() -> None:

@@ -72,6 +72,7 @@ async def test_a_head_that_says_more_is_put_right(tmp_path: Path):
             proposal = propose(reader, path)
         assert (proposal.lost, proposal.needed, proposal.old) == (max(0, old.position - 3), True, old)
         adopt(path, proposal)
+        assert not Path(f"{path}-wal").exists(), "it was folded back, and closed"
         found = read_head(head)
         assert found is not None
         assert found.anchor == true.anchor
