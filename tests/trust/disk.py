@@ -18,6 +18,7 @@ one file is ordered after what was written to another, except by syncs):
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
@@ -39,6 +40,7 @@ FAILED = {
     "truncate": apsw.SQLITE_IOERR_TRUNCATE,
     "sync": apsw.SQLITE_IOERR_FSYNC,
     "delete": apsw.SQLITE_IOERR_DELETE,
+    "map": apsw.SQLITE_IOERR_SHMMAP,  # the index of a WAL, which lies in a file of its own that needs no syncs
 }
 """The kinds of calls that can fail, and how SQLite calls it when they do."""
 
@@ -48,6 +50,14 @@ Image: TypeAlias = dict[str, bytes]
 """What a folder holds: the files' contents by their names."""
 Fails: TypeAlias = Callable[[str, str], int]
 """Whether a call of a kind on a file fails: with this code of SQLite's; 0 if it does not."""
+
+
+_MMAP = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+    use_errno=True,
+)  # fmt: skip
+_MAP_FAILED = ctypes.c_void_p(-1).value or 0
+_mmap = _MMAP(("mmap", ctypes.CDLL(None, use_errno=True)))
 
 
 class Disk(apsw.VFS):
@@ -68,9 +78,13 @@ class Disk(apsw.VFS):
         self.calls: list[tuple[str, str]] = []  # all that could have failed
 
     def __enter__(self) -> Disk:
+        # SQLite maps shared memory without asking a VFS that is written in Python; but its own one can be told how.
+        self._mmap = _MMAP(self._map)
+        self.xSetSystemCall("mmap", ctypes.cast(self._mmap, ctypes.c_void_p).value)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.xSetSystemCall("mmap", 0)
         apsw.set_default_vfs("unix")
         self.unregister()
 
@@ -117,6 +131,12 @@ class Disk(apsw.VFS):
         self.trace.append(("delete", name))
         if sync_folder:
             self.trace.append(("folder",))
+
+    def _map(self, address: int | None, length: int, protection: int, flags: int, file: int, offset: int) -> int:
+        if self.call("map", _name_of(file)):
+            ctypes.set_errno(errno.ENOMEM)
+            return _MAP_FAILED
+        return _mmap(address, length, protection, flags, file, offset)
 
     def excepthook(self, *_: object) -> None:
         """SQLite ignores some errors, and nobody need hear of those."""
