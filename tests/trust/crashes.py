@@ -1,8 +1,8 @@
 """Power cuts: a store is used for real on a disk that records, and every image that a cut may leave is looked at.
 
 ``perform`` uses the store, ``explore`` makes the images, an ``Inspector`` says what stands in one, and ``Moment`` says
-what must stand at that point, since it was acknowledged, refused or published. The inspector reads an image several
-times faster than ``SqliteStore`` opens it; ``reopen`` is the slow way, which must agree. Next: ``test_crash.py``.
+what must stand at that point, since it was acknowledged, refused or published. The inspector reads an image many times
+faster than ``SqliteStore`` opens it; a test has them agree. Next: ``test_crash.py``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,15 @@ class Asked(NamedTuple):
 
 @dataclass
 class Run:
-    """What was asked of a store, what it did to its disk, and what it held at the end."""
+    """What was asked of a store, what it did to its disk, and what it held at the end.
+
+    Attributes:
+        start: what its folder held at first.
+        asked: all batches, also those of earlier runs; by their numbers here the trace speaks of them.
+        trace: what the disk recorded, and notes of what was answered.
+        rows: the log at the end.
+        before: what had to stand at first.
+    """
 
     start: Image = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
