@@ -185,6 +185,7 @@ def test_every_profile_can_be_written_to_a_file_and_loaded(name: str, tmp_path: 
         ("json", '{"name": "x", "pools": {"mmio": [[0, 18446744073709551616]]}}', "no number"),
         ("json", '{"name": "x", "pools": ' + "[" * 30_000 + "]" * 30_000 + "}", "mine.json|too deep"),
         ("json", '{"name": "x", "pools": ' + "[" * 20 + "]" * 20 + "}", "nested too deeply"),
+        ("json", '{"name": "x", "pools": ' + '{"a": ' * 20 + "0" + "}" * 20 + "}", "nested too deeply"),
         ("json", '{"name": "' + "x" * 60_000 + '"}', "60,000 characters"),
         ("json", '{"name": "x"}' + " " * 10_000_000, "more than 65,535 bytes"),
         ("toml", "name = 'x'\n" + "a." * 10_000_000 + "a = 1", "more than 65,535 bytes"),
@@ -426,7 +427,7 @@ def test_every_profile_builds_at_every_width(name: str, bits: int, ram_end: int)
 
 
 def test_no_number_of_a_profile_changes_by_accident() -> None:
-    """Each profile, as it is and on a small machine, number by number: who means to change one, changes it here too."""
+    """Each profile, as it is, on a small machine and on the widest, number by number: who means to change one, changes it here too."""
     lines = (Path(__file__).parent / "profiles.jsonl").read_text().splitlines()
     assert {json.loads(line)["name"] for line in lines} == set(esrm.platforms.names())
     for line in lines:

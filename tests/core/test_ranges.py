@@ -368,6 +368,16 @@ def test_only_the_latest_masks_are_kept_up() -> None:
     assert len(free._masks) == ranges.MASKS_MAX
 
 
+def test_a_range_is_had_by_its_first_address() -> None:
+    """Not by another of its addresses, and not by one beside it; it is found at each of them."""
+    held: RangeMap[str] = RangeMap()
+    held.insert(10, 19, "ten")
+    assert held.get(10) == (19, "ten")
+    assert [held.get(other) for other in (9, 11, 19, 20)] == [None] * 4
+    assert [held.at(inside) for inside in (10, 11, 19)] == [(10, 19, "ten")] * 3
+    assert [held.at(outside) for outside in (9, 20)] == [None] * 2
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_highest_fit_lies_behind_all_others(fanout: int, seed: int) -> None:
     """In a deep tree of holes of all sizes, the search from above finds the last one, and that from below the first."""

@@ -379,6 +379,15 @@ def test_a_window_is_two_whole_numbers(window: Any) -> None:
             kind(1, range=window)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "02:00:00:00:00", "02:00:00:00:00:0g", "020000000001", "2:0:0:0:0:1", "02-00-00-00-00-01"]
+)
+def test_a_number_is_made_of_a_whole_address_only(text: str) -> None:
+    """Six octets of two digits with colons between them."""
+    with pytest.raises(InvalidConstraint):
+        mac_number(text)
+
+
 def test_ethernet_addresses_keep_their_spelling() -> None:
     """An address is told as it was asked for; as a number it has no case."""
     assert MacAddress("AA:fc:00:00:00:01").address == "AA:fc:00:00:00:01"
