@@ -70,6 +70,12 @@ def test_what_just_fits(fields: dict[str, Any]):
     assert (batch.ids, batch.datas) == ([id_bytes(ID)], [fields.get("event", b"")])
 
 
+def test_a_batch_may_change_hands():
+    """Each draft has its own actor and correlation, and any may have none."""
+    batch = [draft(actor="me", correlation="boot"), draft(), draft(actor="you"), draft(correlation="later")]
+    assert prepare(BytesCodec(), "vm", batch, -1).drafts == batch
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
     [
