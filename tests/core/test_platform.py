@@ -427,7 +427,7 @@ def test_every_profile_builds_at_every_width(name: str, bits: int, ram_end: int)
 
 
 def test_no_number_of_a_profile_changes_by_accident() -> None:
-    """Each profile, as it is, on a small machine and on the widest: who means to change a number does it here, too."""
+    """Each profile as it is, on a small machine and on the widest: who means to change a number does it here, too."""
     lines = (Path(__file__).parent / "profiles.jsonl").read_text().splitlines()
     assert {json.loads(line)["name"] for line in lines} == set(esrm.platforms.names())
     for line in lines:
