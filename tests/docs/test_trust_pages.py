@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ["docs/durability.md", "docs/threat-model.md", "TRACK_RECORD.md"]
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 NAMED = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
 
 
@@ -64,6 +66,27 @@ def test_every_promise_has_a_test_and_a_command_that_runs_it() -> None:
         assert target in targets, promise
         for file, _ in named(tests):
             assert any(file.startswith(argument) for argument in arguments.strip("'").split()), promise
+
+
+def expected_to_fail(file: str, function: str) -> bool:
+    """Whether a test, or any one in its file if none is named, is marked as one that fails."""
+    tests = [node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, FUNCTIONS)]
+    marked = [node.name for node in tests if any(".xfail" in ast.unparse(mark) for mark in node.decorator_list)]
+    return function in marked if function else bool(marked)
+
+
+def test_a_promise_whose_test_fails_is_none() -> None:
+    """While a test is expected to fail, its row says **not yet**; and no longer."""
+    for promise, tests, _ in [row for row in rows("docs/durability.md") if len(row) == 3 and "tests/" in row[1]]:
+        fails = any(expected_to_fail(file, function) for file, function in named(tests))
+        assert fails == promise.startswith("**Not yet"), f"{promise}: {'not ' * (not fails)}expected to fail"
+
+
+def test_an_expected_failure_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, and by its file's."""
+    (tmp_path / "test_x.py").write_text("@pytest.mark.xfail(strict=True)\ndef test_a(): ...\ndef test_b(): ...\n")
+    monkeypatch.setattr("test_trust_pages.ROOT", tmp_path)
+    assert [expected_to_fail("test_x.py", name) for name in ("test_a", "test_b", "")] == [True, False, True]
 
 
 def test_no_trust_test_is_forgotten() -> None:
