@@ -247,8 +247,8 @@ class ResourceManager:
         Raises:
             NotAllocated: it holds nothing. InUse: a device inside it holds resources. WrongPhase, UnknownDevice.
         """
-        async with self._turn:
-            await self._release(device, reason)
+        await self._commit(lambda state: decide.release(state, device, reason))
+        self.live.pop(device, None)
 
     async def remove(self, device: str) -> None:
         """Undo steps 2 and 1: its life ends, and its name may be used again."""
@@ -298,7 +298,7 @@ class ResourceManager:
             self._busy.discard(name)
 
     async def detach(self, device: str) -> None:
-        """Take a device back through all the steps that it went, and out of its life; no other step comes between.
+        """Take a device back through all the steps that it went, and out of its life: all of them, or none.
 
         Raises:
             UnknownDevice; InUse when devices live inside it, or another task is attaching or detaching it.
@@ -307,21 +307,14 @@ class ResourceManager:
             raise InUse(f"{device} is being attached or detached by another task")
         self._busy.add(device)
         try:
-            async with self._turn:
-                await self._look()
-                inside = [child.name for child in self._state.children(self._state.device(device).name)]
-                if inside:
-                    raise InUse(f"{device}: {', '.join(inside[:8])} inside it must be detached first")
-                await self._walk_back(device)
-                await self._step(lambda state: decide.remove(state, device))
-                self.live.pop(device, None)
+            await self._commit(lambda state: decide.detach(state, device))
+            self.live.pop(device, None)
         finally:
             self._busy.discard(device)
 
     async def _attach(self, device: Device) -> DeviceResources:
         name, wanted, parent = device.name, tuple(device.constraints()), getattr(device, "parent", None)
-        async with self._turn:
-            await self._look()
+        await self._commit(lambda _: [])  # if an append was not answered, see what became of it before saying no
         if name not in self._state.devices:
             await self.create(name, kind=device.kind, parent=parent)
         found = self._state.device(name)
@@ -340,9 +333,7 @@ class ResourceManager:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 try:
-                    async with self._turn:
-                        await self._look()
-                        await self._walk_back(name, reason=f"assign failed: {error!r}")
+                    await self._walk_back(name, reason=f"assign failed: {error!r}")
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise
@@ -354,16 +345,12 @@ class ResourceManager:
         self.live[name] = device
         return self._state.device(name).resources
 
-    async def _walk_back(self, device: str, reason: str = "") -> None:
-        """Until it holds nothing; in one turn."""
+    async def _walk_back(self, device: str, reason: str) -> None:
+        """Until it holds nothing, or as far as what lives inside it allows: it no longer answers in any case."""
         if self._state.device(device).phase in ANSWERING:
-            await self._step(lambda state: decide.unregister(state, device))
+            await self.unregister(device)
         if self._state.device(device).phase in HOLDING:
-            await self._release(device, reason)
-
-    async def _release(self, device: str, reason: str) -> None:
-        await self._step(lambda state: decide.release(state, device, reason))
-        self.live.pop(device, None)
+            await self.release(device, reason=reason)
 
     async def pio_read(self, port: int, size: int) -> bytes:
         """What the guest reads from ``size`` (1, 2 or 4) ports at ``port``.
@@ -390,20 +377,12 @@ class ResourceManager:
     async def _commit(self, decision: Decision) -> None:
         """Everything that changes the VM goes through here, one at a time."""
         async with self._turn:
-            await self._step(decision)
-
-    async def _step(self, decision: Decision) -> None:
-        """Decide on what is true, append, apply; whose turn it is."""
-        await self._look()
-        events = decision(self._state)
-        if events:
-            with anyio.CancelScope(shield=True):
-                await self._append(events)
-
-    async def _look(self) -> None:
-        """If an append was not answered, see what became of it before anything is said about the VM."""
-        if self._behind:
-            await self._catch_up()
+            if self._behind:
+                await self._catch_up()
+            events = decision(self._state)
+            if events:
+                with anyio.CancelScope(shield=True):
+                    await self._append(events)
 
     async def _append(self, events: Sequence[Event]) -> None:
         try:

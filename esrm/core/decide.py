@@ -16,7 +16,7 @@ from esrm import names
 from esrm.core import events as e
 from esrm.core import lifecycle
 from esrm.core.allocator import Ledger
-from esrm.core.lifecycle import HOLDING, Phase
+from esrm.core.lifecycle import ANSWERING, HOLDING, Phase
 from esrm.core.placement import Scratch, wish
 from esrm.core.platform import Platform
 from esrm.core.ranges import RangeMap
@@ -169,6 +169,21 @@ def remove(state: VmState, device: str) -> list[e.Event]:
             f"{device}: {', '.join(children[:8])} live{'s' * (len(children) == 1)} inside it; remove the inner first"
         )
     return [e.DeviceRemoved(found.name)]
+
+
+def detach(state: VmState, device: str) -> list[e.Event]:
+    """All the steps back from wherever the device is, and the end of its life: all of them, or none.
+
+    Raises:
+        UnknownDevice. InUse: devices live inside it.
+    """
+    found = state.device(device)
+    inside = [child.name for child in state.children(device)]
+    if inside:
+        raise InUse(f"{device}: {', '.join(inside[:8])} inside it must be detached first")
+    quiet: list[e.Event] = [e.DeviceUnregistered(device)] if found.phase in ANSWERING else []
+    empty: list[e.Event] = [e.ResourcesReleased(device, found.allocated)] if found.phase in HOLDING else []
+    return [*quiet, *empty, e.DeviceRemoved(device)]
 
 
 def request_unplug(state: VmState, device: str) -> list[e.Event]:

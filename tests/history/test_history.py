@@ -68,7 +68,8 @@ async def story(url: str) -> AsyncIterator[Told]:
         await vm.attach(Toy("card", MmioConstraint(0x1000, policy="first"), parent="bridge"))
         with acting("alice", "plug"):
             await vm.attach(Toy("net0", MmioConstraint(0x1000), LegacyIrqConstraint(7)))
-            await vm.detach("net0")
+            for step in (vm.unregister, vm.release, vm.remove):  # not detach, whose events share a moment
+                await step("net0")
         with acting("bob"):
             await vm.attach(Toy("net0", MmioConstraint(0x1000), LegacyIrqConstraint(7), kind="new"))
             old = vm.state.device("net0").allocated[0]

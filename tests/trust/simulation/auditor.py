@@ -73,13 +73,13 @@ LEAVES = {
     "release": ("L", "", "L?"),
     "move": ("M?", "", "M?"),
     "remove": ("Z", "", "Z?"),
-    # Several steps: some of them may stand when a later one does not.
+    # Several steps, each an append: some of them may stand when a later one does not.
     "attach": ("C?D?A?S?R?", "C?D?(N|A?S?R?U?L?)", "C?D?(N|A?S?R?U?L?)"),
-    "detach": ("U?L?Z", "", "U?L?Z?"),
+    "detach": ("U?L?Z", "", "(U?L?Z)?"),  # several steps in one append: all of them, or none
 }
 """What a step of a kind leaves in the log: when it was answered, when it was refused, and when nobody knows."""
 
-STOPPED = {**{kind: left for kind, (_, left, _) in LEAVES.items()}, "allocate": "", "detach": "U?L?"}
+STOPPED = {**{kind: left for kind, (_, left, _) in LEAVES.items()}, "allocate": ""}
 """And when the store would not have it, or somebody else came first."""
 
 SINGLE = {
