@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import apsw
@@ -13,7 +15,9 @@ from esrm.errors import Rejected, StoreError, Unknown
 from esrm.stores.base import verify
 from esrm.stores.records import prepare
 from esrm.stores.sqlite import SqliteStore
+from esrm.stores.sqlite import committer as module
 from esrm.stores.sqlite.committer import Append, Committer, Mode
+from esrm.stores.sqlite.heads import head_path, read_head
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -100,7 +104,7 @@ async def test_what_may_come_back_is_unknown(path: Path, monkeypatch: pytest.Mon
         await store.append("web-1", drafts(b"0"), expected=-1)
         batch = drafts(b"1")
         with monkeypatch.context() as patch:
-            break_commits(patch, store, 2 if not late else 1, late=late)
+            break_commits(patch, store, 1 if late else 1000, late=late)
             break_mending(patch, store)
             if late:
                 patch.setattr(store._writer._committer, "_cover", lambda: False)
@@ -147,6 +151,7 @@ def test_whoever_is_interrupted_answers_all_the_same(path: Path, monkeypatch: py
             committer.commit([append])
     assert type(append.error) is (Unknown if late else Rejected)
     assert append.rows is None
+    assert late or isinstance(append.error.__cause__, KeyboardInterrupt)
     again = Append(append.batch)
     assert committer.commit([again])
     assert again.rows is not None
@@ -199,4 +204,40 @@ def test_how_long_a_commit_took_is_known(path: Path, monkeypatch: pytest.MonkeyP
     assert (type(failed.error), committer.commit_s) == (Rejected, inf)
     assert committer.commit([turn("web-1", b"1", 0)])
     assert 0 < committer.commit_s < inf
+    committer.close()
+
+
+def test_it_is_time_to_fold_after_so_many_pages_since_the_last_time(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not at every commit from then on: the count begins again with each fold."""
+    monkeypatch.setattr(module, "FOLD_PAGES", 20)
+    committer = opened(path)
+    assert not committer.full
+    told: list[bool] = []
+    for number in range(30):
+        assert committer.commit([turn("web-1", b"x" * 5000, number)])
+        told.append(committer.full)
+        if committer.full:
+            committer.fold()
+            assert not committer.full
+    assert 2 <= told.count(True) <= 10
+    assert all(not (one and other) for one, other in pairwise(told))
+    committer.close()
+
+
+def test_a_head_that_follows_each_second_is_due_until_it_is_anchored(path: Path):
+    """Behind a commit it is due within a second, and not any more once it is written."""
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
+    assert committer.due is None
+    assert committer.commit([turn("web-1", b"0", -1)])
+    committer._anchored_s = perf_counter()
+    assert committer.commit([turn("web-1", b"1", 0)])
+    assert committer.due is not None
+    assert 0 <= committer.due <= 1
+    committer._anchored_s = 0.0
+    assert committer.due == 0
+    committer.anchor()
+    assert committer.due is None
+    slot = read_head(head_path(path))
+    assert slot is not None
+    assert slot.position == 2
     committer.close()
