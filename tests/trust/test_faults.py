@@ -178,8 +178,6 @@ def suffer(fault: str, nth: int, *, sticky: bool) -> Patient:
     return patient
 
 
-# Until the committer remembers what it answered with Unknown, and covers a failed commit before it folds the WAL back.
-@pytest.mark.xfail(raises=(AssertionError, Conflict, ExceptionGroup), strict=False)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("share", range(pick(quick=1, ci=3, soak=3)))
 @pytest.mark.parametrize("sticky", [False, True], ids=["once", "sticky"])

@@ -121,6 +121,7 @@ class Committer(Generic[E]):
         self._sealed, self._hash, self._log = 0, GENESIS, GENESIS  # the end of the log, once we are its writer
         self._pending: list[tuple[Any, ...]] = []
         self._doubtful: Sequence[Append[E]] = ()  # appends whose COMMIT had begun when it failed
+        self._unknown: set[bytes] = set()  # the first ids of appends that were answered so; empty when all is well
         self._anchored_s = 0.0  # when the head was last anchored
         self.head, self.commit_s, self.full = 0, 0.0, False
         self.poisoned: Exception | None = None
@@ -252,13 +253,15 @@ class Committer(Generic[E]):
             raise self._headless() from error
         try:
             slot = self._file.slot
-            if slot is None:
+            if slot is None or not (position or slot.position):  # its beginning may have failed
                 if known is None:
                     raise self._headless()
                 slot = known
                 self._file.begin(slot)
             self._check_anchor(slot)
             self._check_index(position)
+            with suppress(apsw.BusyError):  # a sync of our predecessor may have failed: build on nothing in its WAL
+                self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
             self._version = -1
             self._identities[-1] = self._identify()[-1]
@@ -403,6 +406,8 @@ class Committer(Generic[E]):
             return
         for append in appends:
             append.rows, append.error = None, self._turned_away(error)
+            if isinstance(append.error, Rejected) and not self._unknown.isdisjoint(append.batch.ids[:1]):
+                append.error = Unknown(f"{self._worded(error)}; {_RETRY}")  # as the first time
 
     def _go_back(self) -> None:
         """Forget what was not committed: the head file says where the log ends, or from where to look."""
@@ -446,12 +451,15 @@ class Committer(Generic[E]):
                 append.rows, append.retried, append.error = rows, True, None
             else:
                 kind, outcome = (Rejected, _AGAIN) if rows == [] else (Unknown, _RETRY)
+                if kind is Unknown:
+                    self._unknown.update(append.batch.ids[:1])
                 append.rows, append.error = None, kind(f"{self._worded(why)}; {outcome}")
                 append.error.__cause__ = why
 
     def _mend(self) -> None:
         """Open the log anew and see that what stands in it stays, and what does not stays away. Raises if it cannot."""
         self._rescue()
+        self._cover()  # at best, before anybody finds in the WAL what failed, and folds back what may not be there
         self._connect_again()
         with translated(self._path):
             if (slot := self._file.slot) is not None:
@@ -469,6 +477,7 @@ class Committer(Generic[E]):
                 self._anchor()
                 self.head = self._sealed
         self.poisoned = None
+        self._unknown.clear()
 
     def _connect_again(self) -> None:
         """A new connection instead of the old one, which is given up last if another file, or none, lies at the path.
