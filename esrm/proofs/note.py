@@ -9,6 +9,7 @@ A log's signature is over the text itself. A witness's (C2SP tlog-cosignature, "
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -24,6 +25,7 @@ TIME_MAX = 2**63 - 1
 """Unix time in seconds that a cosignature may have, at most."""
 
 _DASH = "\N{EM DASH}"
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # all below the blank but newlines
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ def parse(data: bytes) -> Note:
         whole = data.decode()
     except UnicodeDecodeError as error:
         raise Malformed(f"a note is UTF-8, but {error}") from None
-    if any(c < " " and c != "\n" for c in whole):
+    if _CONTROL.search(whole):
         raise Malformed("a note has no control characters but newlines")
     head, blank, tail = whole.rpartition("\n\n")
     if not blank or not tail.endswith("\n"):
@@ -94,7 +96,7 @@ def sign(text: str, key: SigningKey, *, now: int | None = None) -> Signature:
         Malformed: the text cannot be a note's.
         Refused: the package ``cryptography`` is not installed.
     """
-    if not text.endswith("\n") or any(c < " " and c != "\n" for c in text):
+    if not text.endswith("\n") or _CONTROL.search(text):
         raise Malformed("a note's text ends in a newline, and has no other control characters")
     public = key.public
     if key.kind == LOG:

@@ -256,14 +256,15 @@ def test_work_on_the_tables_shows(ask: Ask, log: Path) -> None:
 
 
 def test_a_second_name_is_a_danger(ask: Ask, log: Path) -> None:
-    """Under a hard link SQLite looks for another WAL; a symbolic link is named, with what it leads to."""
+    """Under a hard link SQLite looks for another WAL; of a symbolic link we say what it leads to."""
     os.link(log, log.with_name("other.db"))
     assert findings(ask("doctor", log, "--no-write", "--json"))["names"]["verdict"] == "warning"
     os.unlink(log.with_name("other.db"))
     link = log.with_name("link.db")
     link.symlink_to(log)
-    found = findings(ask("doctor", link, "--no-write", "--json"))["names"]
-    assert (found["verdict"], found["values"]) == ("warning", {"target": str(log)})
+    found = findings(ask("doctor", link, "--no-write", "--json"))
+    assert (found["link"]["verdict"], found["link"]["values"]) == ("note", {"target": str(log)})
+    assert found["head file"]["verdict"] == "ok"
 
 
 @pytest.mark.parametrize(("mode", "folder"), [(0o666, 0o755), (0o644, 0o777)])

@@ -21,7 +21,8 @@ from esrm.stores import records
 from esrm.stores.base import verify
 from esrm.stores.chain import extend
 from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads, schema
-from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots, writer_of
+from esrm.stores.sqlite.doctor import writer_of
+from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -171,10 +172,10 @@ async def test_no_easier_to_read_than_the_log(path: Path):
 async def test_who_holds_the_lock_can_be_asked(path: Path):
     """By its process, its command and since when; nobody before the first append and after the close."""
     async with SqliteStore(path, CODEC) as store:
-        assert writer_of(head_path(path)) is None
+        assert writer_of(path) is None
         await store.append("web-1", drafts(b"0"), expected=-1)
-        assert str(writer_of(head_path(path))).startswith(f"process {os.getpid()} (")
-    assert writer_of(head_path(path)) is None
+        assert str(writer_of(path)).startswith(f"process {os.getpid()} (")
+    assert writer_of(path) is None
 
 
 async def test_a_forked_child_does_not_keep_the_lock(path: Path):
@@ -381,7 +382,7 @@ async def test_a_head_file_that_was_replaced_is_locked_and_written_anew(path: Pa
             head_path(path).write_bytes(data)
         await store.append("web-1", drafts(b"1"), expected=0)
         assert position(path) == 2
-        assert str(writer_of(head_path(path))).startswith(f"process {os.getpid()} (")
+        assert str(writer_of(path)).startswith(f"process {os.getpid()} (")
         await store.append("web-1", drafts(b"2"), expected=1)
     assert position(path) == 3
 
@@ -440,6 +441,20 @@ async def test_a_foreign_write_is_noticed(path: Path):
         async with SqliteStore(path, CODEC):
             pass
     assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
+
+
+async def test_a_log_has_one_writer_by_whatever_name(path: Path):
+    """Named by a symbolic link, it has its other files where the log is: one lock, one head, one WAL."""
+    link = path.with_name("link.db")
+    os.symlink(path, link)
+    async with SqliteStore(link, CODEC) as store, SqliteStore(path, CODEC) as other:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with pytest.raises(Rejected, match="one at a time"):
+            await other.append("web-1", drafts(b"1"), expected=0)
+        os.unlink(f"{path}-wal")
+        await store.append("web-1", drafts(b"1"), expected=0)
+        assert verify(other.reader()).good == 2
+    assert sorted(os.listdir(path.parent)) == ["link.db", "vm.db", "vm.db-head"]
 
 
 # -- one connection writes and folds ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from esrm.stores.sqlite import disk, heads, place
 from esrm.stores.sqlite.findings import Finding, counted, sized
 from esrm.stores.sqlite.heads import Slot, head_path
 from esrm.stores.sqlite.reader import HEAD
-from esrm.stores.sqlite.schema import TABLES, close, fetch, open_reader, translated
+from esrm.stores.sqlite.schema import TABLES, close, fetch, located, open_reader, translated
 
 _SQLITE_FIXED, _SQLITE_BACKPORTS = (3, 51, 3), {(3, 50): 7, (3, 44): 6}  # https://sqlite.org/wal.html#walresetbug
 _EVENT_BYTES = (
@@ -41,8 +41,12 @@ def examine(path: Path, *, write: bool = True) -> Iterator[Finding]:
         write: whether to time syncs, with a temporary file in the log's folder.
     """
     yield from _software()
+    link, path = path, located(path)
     log = list(_log(path))
     yield from log
+    if link.is_symlink():
+        what = f"{link} is a symbolic link to {path}, beside which the other files of the log are"
+        yield Finding("note", "link", what, "", {"target": str(path)})
     if os.path.exists(path):
         yield from place.files(path, whole=log[-1].verdict != "bad")
     if os.path.isdir(path.parent):

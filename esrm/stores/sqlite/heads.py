@@ -36,6 +36,7 @@ SLOT_BYTES = 512
 SLOTS = 0, 4096  # where they begin: apart by the largest sector that disks have
 _WRITER = 8192
 _SIZE = _WRITER + SLOT_BYTES
+_COUNTER_MAX = 2**62  # far beyond what is ever written, and what follows it has no more digits
 _SLOT = re.compile(
     rb"esrm head 1\ncounter (\d{1,19})\nposition (\d{1,19})\nhash ([0-9a-f]{64})\nlog ([0-9a-f]{64})\n"
     rb"synchronous ([A-Z]{1,16})\nanchored ([a-z]{1,16})\nsha256 [0-9a-f]{64}\n *\n"
@@ -82,7 +83,7 @@ def parse(data: bytes) -> Slot | None:
         return None
     counter, position, hash, log, synchronous, anchored = (group.decode() for group in match.groups())
     slot = Slot(int(position), bytes.fromhex(hash), bytes.fromhex(log), synchronous, anchored, int(counter))
-    return slot if slot.render() == data else None
+    return slot if slot.counter <= _COUNTER_MAX and slot.render() == data else None
 
 
 def head_path(log: Path) -> Path:
@@ -121,24 +122,6 @@ def read_head(path: Path, *, fresh: bool = False) -> Slot | None:
     if not whole and damaged and not fresh:
         raise Corrupt(f"{path} is damaged: neither of its slots is as it was written")
     return whole[0] if whole else None
-
-
-def writer_of(path: Path) -> str | None:
-    """Return who holds the lock of a head file, in words; None if nobody does. Takes it for a moment to find out."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _named(descriptor)
-    except OSError:
-        return None
-    else:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 class HeadFile:

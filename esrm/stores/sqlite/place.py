@@ -45,10 +45,6 @@ def _names(path: Path, here: os.stat_result) -> Iterator[Finding]:
             "warning", "names", f"the file has {here.st_nlink} names (hard links), and its WAL belongs to one of them",
             "keep one, and copy the log instead of linking it", {"links": here.st_nlink},
         )  # fmt: skip
-    if path.is_symlink():
-        target = os.path.realpath(path)
-        what = f"a symbolic link to {target}, beside which SQLite keeps the WAL; and somebody may use that name"
-        yield Finding("warning", "names", what, "open the log by that name everywhere", {"target": target})
 
 
 def _permissions(path: Path, here: os.stat_result) -> Finding:

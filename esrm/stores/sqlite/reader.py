@@ -17,7 +17,7 @@ import apsw
 from esrm.errors import StoreError
 from esrm.stores.base import Anchor, Leaf, Payload, Reader
 from esrm.stores.records import PAGE, Codec, E, Row, StreamHead, head_of
-from esrm.stores.sqlite.schema import close, fetch, open_reader, translated
+from esrm.stores.sqlite.schema import close, fetch, located, open_reader, translated
 
 # A cast keeps bytes bytes, whatever they are: no decoding to str and back, and a damaged byte is seen by the chain.
 _COLUMNS = "position, coalesce(name, ''), revision, records.id, time_ns, actor, correlation, CAST(data AS BLOB), hash"
@@ -51,7 +51,7 @@ class SqliteReader(Reader[E]):
 
     def __init__(self, path: str | os.PathLike[str], codec: Codec[E]) -> None:
         super().__init__(codec)
-        self._path = Path(os.path.abspath(path))
+        self._path = located(path)
         self.beside = Path(f"{self._path}-cache")
         self._pid = os.getpid()
         self._connection: apsw.Connection | None = open_reader(self._path)

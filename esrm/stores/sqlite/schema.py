@@ -67,6 +67,14 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+def located(path: str | os.PathLike[str]) -> Path:
+    """Return where a log lies, whatever link it was named by: SQLite keeps its WAL there, so we keep its head there."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # no file can have such a name: whoever opens it says so
+        return Path(os.path.abspath(path))
+
+
 def fetch(connection: apsw.Connection, statement: str, *bindings: Any) -> list[Any]:
     """Run one statement to its end and return its rows: no read transaction outlives the call."""
     # apsw's types name collections.abc.Buffer, which Python 3.11 has not; so its cursors are partly unknown there.

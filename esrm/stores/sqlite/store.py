@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
@@ -18,7 +17,7 @@ from esrm.stores.base import Reader, Store, T
 from esrm.stores.records import Codec, Committed, Draft, E, Record, decoded, prepare
 from esrm.stores.sqlite.committer import Append, Committer, Mode
 from esrm.stores.sqlite.reader import SqliteReader
-from esrm.stores.sqlite.schema import SYNCHRONOUS
+from esrm.stores.sqlite.schema import SYNCHRONOUS, located
 from esrm.stores.sqlite.writer import Writer
 
 ANCHORS = ("commit", "second")
@@ -64,7 +63,7 @@ class SqliteStore(Store[E]):
             raise StoreError(f"synchronous is one of {', '.join(SYNCHRONOUS)}, not {synchronous!r:.80}")
         if anchor not in ANCHORS:
             raise StoreError(f"anchor is one of {', '.join(ANCHORS)}, not {anchor!r:.80}")
-        self._path = Path(os.path.abspath(path))
+        self._path = located(path)
         self._mode = Mode(synchronous, anchor if synchronous in ("FULL", "EXTRA") else "folded")
         self._busy_ms, self._inline_ms = busy_ms, inline_ms
         self._idle: deque[SqliteReader[E]] = deque()
