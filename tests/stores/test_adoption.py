@@ -27,6 +27,7 @@ def slot(position: int) -> Slot:
         (5, 5, False, 0, False),
         (5, 3, False, 0, False),  # the log may go on behind its head
         (3, 5, False, 2, True),
+        (4, 5, False, 1, True),
         (0, 5, False, 5, True),
         (5, 5, True, 0, True),
         (0, 0, False, 0, False),

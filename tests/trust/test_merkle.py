@@ -179,6 +179,12 @@ def test_every_consistency_proof(part: int) -> None:
                 assert not verify_consistency(old, new, proof, old_root, mth(0, new - 1)), "another new root"
 
 
+def test_every_tree_begins_with_none_and_with_itself() -> None:
+    """Nothing is needed to prove that."""
+    for size in range(SIZE + 1):
+        assert consistency_ranges(0, size) == consistency_ranges(size, size) == []
+
+
 def damaged(proof: list[bytes], dice: random.Random) -> Iterator[list[bytes]]:
     """The proof with a bit of each hash flipped, each dropped, doubled or cut, neighbours swapped, and some added."""
     for n, node in enumerate(proof):
