@@ -85,7 +85,7 @@ def disk(folder: Path, kind: str, *options: str, megabytes: int = 512) -> Iterat
     try:
         it.mount()
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"a loop mount of {kind} is refused here: {error.stderr.decode().strip()}")
+        pytest.skip(f"a loop mount of {kind} is refused here: {error.stderr.decode().splitlines()[0]}")
     try:
         yield it
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,14 @@ def runs(what: str, images: int, **options: Any) -> Tally:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(pick(quick=1, ci=10, soak=40)))
-def test_nothing_acknowledged_is_lost_in_a_power_cut(part: int):
+def test_nothing_acknowledged_is_lost_in_a_power_cut(part: int, record_property: Callable[[str, object], None]):
     """At any point, of any image: acknowledged and published records stand, refused ones do not, the head is right."""
     images = pick(quick=2000, ci=20_000, soak=50_000)
     tally = runs(f"power cut {part}", images)
     tally.check()
     assert tally.images >= images
     assert set(WAYS) < set(tally.ways)
+    record_property("trust", f"crash images, part {part}: {tally.images:,} distinct ones, nothing wrong")
 
 
 @pytest.mark.timeout(3600)
@@ -70,7 +72,7 @@ def some(run: Run, dice: random.Random, share: float) -> list[tuple[Image, Momen
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(pick(quick=1, ci=4, soak=16)))
-def test_a_power_cut_while_the_last_one_is_mended(part: int):
+def test_a_power_cut_while_the_last_one_is_mended(part: int, record_property: Callable[[str, object], None]):
     """The store is opened on what a power cut left, and used; the power is cut again at any point of that."""
     tally, images = Tally(), pick(quick=200, ci=1000, soak=10_000)
     for n in count():
@@ -83,6 +85,7 @@ def test_a_power_cut_while_the_last_one_is_mended(part: int):
         if tally.images >= images or tally.wrong:
             break
     tally.check()
+    record_property("trust", f"crash images of a recovery, part {part}: {tally.images:,} distinct ones, nothing wrong")
 
 
 def test_the_quick_way_to_read_an_image_is_right():

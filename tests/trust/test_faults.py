@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -182,7 +183,9 @@ def suffer(fault: str, nth: int, *, sticky: bool) -> Patient:
 @pytest.mark.parametrize("share", range(pick(quick=1, ci=3, soak=3)))
 @pytest.mark.parametrize("sticky", [False, True], ids=["once", "sticky"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whichever_call_fails_nobody_is_misled(fault: str, sticky: bool, share: int):
+def test_whichever_call_fails_nobody_is_misled(
+    fault: str, sticky: bool, share: int, record_property: Callable[[str, object], None]
+):
     """The N-th call fails, for every N (in ``quick``, for some): see above."""
     shares, told = pick(quick=FEW[fault], ci=3, soak=3), Counter[str]()
     for nth in count(1 + share, shares):
@@ -195,6 +198,8 @@ def test_whichever_call_fails_nobody_is_misled(fault: str, sticky: bool, share: 
             break
         told += patient.told
     assert told["Committed"]
+    how = f"{fault}, {'for good' if sticky else 'once'}, share {share}"
+    record_property("trust", f"faults, {how}: every call up to {nth}; answers {dict(told)}")
 
 
 @pytest.mark.parametrize("guess", [Rejected, None], ids=["rejected", "committed"])

@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def look(path: Path) -> tuple[bool, Contents | None]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_byte_of_a_log(folder: Path, part: int):
+def test_every_byte_of_a_log(folder: Path, part: int, record_property: Callable[[str, object], None]):
     """One bit of each byte (in a soak each bit) of a closed log: seen, or everything reads as it was written."""
     path = folder / "vm.db"
     begin(path)
@@ -111,6 +111,9 @@ def test_every_byte_of_a_log(folder: Path, part: int):
         os.close(file)
     assert path.read_bytes() == whole, "reading changed the file"
     assert min(counts["seen"], counts["harmless"]) > counts.total() // 20, f"this was no test: {counts}"
+    record_property(
+        "trust", f"flips of the log, part {part}: {counts.total():,}, {counts['seen']:,} seen, the rest harmless"
+    )
 
 
 class Copies:
@@ -194,10 +197,13 @@ def flip_and_look(copies: Copies, suffix: str, dice: random.Random, count: int, 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_the_wal(folder: Path, part: int):
+def test_the_wal(folder: Path, part: int, record_property: Callable[[str, object], None]):
     """Any bit of the WAL: every flip that loses or changes an acknowledged record is seen, by readers and writers."""
     counts = flip_and_look(Copies(folder), "-wal", random.Random(2 * seed() + part), WAL_FLIPS, f"test_the_wal[{part}]")
     assert counts["seen"] > counts.total() // 2, f"this was no test: {counts}"
+    record_property(
+        "trust", f"flips of the WAL, part {part}: {counts.total():,}, {counts['seen']:,} seen, the rest harmless"
+    )
 
 
 def test_the_head_file(folder: Path):
