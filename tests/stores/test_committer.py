@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import errno
+import os
+from itertools import count, pairwise
 from math import inf
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import apsw
 import pytest
 
-from esrm.errors import Rejected, StoreError, Unknown
+from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.stores.base import verify
 from esrm.stores.records import prepare
-from esrm.stores.sqlite import SqliteStore
+from esrm.stores.sqlite import SqliteReader, SqliteStore, heads
 from esrm.stores.sqlite import committer as module
 from esrm.stores.sqlite.committer import Append, Committer, Mode
-from esrm.stores.sqlite.heads import head_path, read_head
+from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_head
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -152,6 +153,7 @@ def test_whoever_is_interrupted_answers_all_the_same(path: Path, monkeypatch: py
     assert type(append.error) is (Unknown if late else Rejected)
     assert append.rows is None
     assert late or isinstance(append.error.__cause__, KeyboardInterrupt)
+    assert str(committer.poisoned) == "interrupted: KeyboardInterrupt()"
     again = Append(append.batch)
     assert committer.commit([again])
     assert again.rows is not None
@@ -188,8 +190,10 @@ def test_a_fold_that_fails_poisons_the_store_until_it_is_mended(path: Path):
 
 def test_how_long_a_commit_took_is_known(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Finite when it took place, infinite when it failed: the next one goes to a thread."""
+    ticks = count(1000)
+    monkeypatch.setattr(module, "perf_counter", lambda: next(ticks))
     committer = opened(path)
-    assert 0 < committer.commit_s < inf
+    assert 0 < committer.commit_s < 10
     real = committer._run
 
     def run(statement: str) -> None:
@@ -203,7 +207,7 @@ def test_how_long_a_commit_took_is_known(path: Path, monkeypatch: pytest.MonkeyP
         assert committer.commit([failed])
     assert (type(failed.error), committer.commit_s) == (Rejected, inf)
     assert committer.commit([turn("web-1", b"1", 0)])
-    assert 0 < committer.commit_s < inf
+    assert 0 < committer.commit_s < 10
     committer.close()
 
 
@@ -224,20 +228,220 @@ def test_it_is_time_to_fold_after_so_many_pages_since_the_last_time(path: Path, 
     committer.close()
 
 
-def test_a_head_that_follows_each_second_is_due_until_it_is_anchored(path: Path):
-    """Behind a commit it is due within a second, and not any more once it is written."""
+def test_a_head_that_follows_each_second_is_due_until_it_is_anchored(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second after it was anchored last, by whoever comes first: a commit, or the clock."""
+    now = [1000.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
     assert committer.due is None
     assert committer.commit([turn("web-1", b"0", -1)])
-    committer._anchored_s = perf_counter()
+    assert (anchored(path), committer.due) == (1, None)  # never before, so it was due
+    now[0] += 0.25
     assert committer.commit([turn("web-1", b"1", 0)])
-    assert committer.due is not None
-    assert 0 <= committer.due <= 1
-    committer._anchored_s = 0.0
+    committer.anchor()
+    assert (anchored(path), committer.due) == (1, 0.75)
+    now[0] += 0.75
     assert committer.due == 0
     committer.anchor()
-    assert committer.due is None
+    assert (anchored(path), committer.due) == (2, None)
+    assert committer.commit([turn("web-1", b"2", 1)])
+    assert (anchored(path), committer.due) == (2, 1)
+    now[0] += 5
+    assert committer.due == 0
+    assert committer.commit([turn("web-1", b"3", 2)])
+    assert (anchored(path), committer.due) == (4, None)
+    committer.close()
+
+
+def test_nothing_is_anchored_while_the_disk_has_failed(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The head waits until the log has been looked at again."""
+    now = [1000.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
+    for number in range(2):
+        assert committer.commit([turn("web-1", b"x", number - 1)])
+    now[0] += 5
+    committer.poisoned = OSError("the disk failed")
+    committer.anchor()
+    assert (anchored(path), committer.due) == (1, 0)
+    committer.close()
+    assert anchored(path) == 1
+
+
+def anchored(path: Path) -> int:
+    """The position that the head file says."""
     slot = read_head(head_path(path))
     assert slot is not None
-    assert slot.position == 2
+    return slot.position
+
+
+def test_a_head_is_written_once(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither an append that adds nothing nor a fold writes and syncs again what stands."""
+    for mode in (Mode("FULL", "commit"), Mode("NORMAL", "folded"), Mode("OFF", "folded")):
+        log, synced = path.with_name(mode.synchronous), list[int]()
+        monkeypatch.setattr(heads, "fdatasync", synced.append)
+        committer: Committer[bytes] = Committer(log, mode, 100)
+        first = turn("web-1", b"0", -1)
+        assert committer.commit([first])
+        committer.fold()
+        slot, syncs = read_head(head_path(log)), len(synced)
+        assert slot is not None
+        assert (slot.position, slot.counter, syncs) == (1, 1, 1 if mode.synchronous == "OFF" else 2)  # one to begin
+        assert committer.commit([Append(first.batch), turn("web-1", b"", 7)])
+        committer.fold()
+        committer.close()
+        assert (read_head(head_path(log)), len(synced)) == (slot, syncs)
+
+
+def test_what_needs_patience_is_left_to_the_thread(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A log that is not ours yet, another one's transaction, a disk that failed: False at once, and nothing is lost."""
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    one, two, three = (turn("web-1", b"x", number - 1) for number in range(3))
+    assert (committer.full, committer.due) == (False, None)
+    assert committer.commit([one], patient=False) is False
+    assert committer.commit([one]) is True
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    assert committer.commit([two], patient=False) is False
+    assert committer._fetch("PRAGMA busy_timeout") == [(0,)]
+    other.execute("ROLLBACK")
+    other.close()
+    assert committer.commit([two], patient=False) is True
+    real = committer._run
+
+    def run(statement: str) -> None:
+        real(statement)
+        if statement == "COMMIT":
+            raise apsw.IOError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", run)
+        assert committer.commit([three], patient=False) is False
+        assert three.error is None
+    assert committer.commit([three], patient=False) is False
+    assert committer.commit([three]) is True
+    assert committer._fetch("PRAGMA busy_timeout") == [(100,)]
+    assert [append.rows and append.rows[0][0] for append in (one, two, three)] == [1, 2, 3]
+    committer.close()
+
+
+def test_a_log_that_is_in_its_place_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Mending opens it anew; only one that was replaced is read to its end before it is believed."""
+    committer = opened(path)
+    monkeypatch.setattr(module, "verify", lambda reader: pytest.fail("read all of it"))
+    committer.poisoned = apsw.IOError("disk I/O error")
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert (append.error, committer.poisoned, committer.head) == (None, None, 2)
+    committer.close()
+
+
+def test_a_removed_wal_is_folded_back_though_somebody_reads(path: Path):
+    """SQLite folds it when the last one closes; with a reader nobody is the last one, so it is done before."""
+    committer = opened(path)
+    with SqliteReader(path, CODEC) as reader:
+        assert reader.head() == 1
+        os.unlink(f"{path}-wal")
+        append = turn("web-1", b"1", 0)
+        assert committer.commit([append])
+        assert (append.error, committer.head) == (None, 2)
+    committer.close()
+    with SqliteReader(path, CODEC) as reader:
+        assert verify(reader).good == 2
+
+
+def test_who_only_looks_folds_nothing(path: Path):
+    """The WAL belongs to the log's writer, also when somebody else closes."""
+    committer = opened(path)
+    size = os.stat(f"{path}-wal").st_size
+    looking: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    assert looking.head == 1
+    looking.close()
+    assert os.stat(f"{path}-wal").st_size == size > 0
+    committer.close()
+    assert not os.path.exists(f"{path}-wal")
+
+
+def test_a_poisoned_store_is_not_folded(path: Path):
+    """What is in the WAL is in doubt until it has been looked at."""
+    committer = opened(path)
+    size = os.stat(path).st_size
+    assert committer.commit([turn("web-1", b"x" * 60_000, 0)])
+    committer.poisoned = apsw.IOError("disk I/O error")
+    committer.fold()
+    assert os.stat(path).st_size == size
+    committer.poisoned = None
+    committer.fold()
+    assert os.stat(path).st_size > size + 50_000
+    committer.close()
+
+
+def test_a_close_that_cannot_anchor_says_so_and_lets_go(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The log may go on behind its head; the next one anchors it."""
+    now = [1000.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
+    for number in range(2):
+        assert committer.commit([turn("web-1", b"x", number - 1)])
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heads, "pwrite", fail)
+        with pytest.raises(StoreError, match=r"vm\.db: Input/output error"):
+            committer.close()
+    again: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
+    assert (again.head, anchored(path)) == (2, 1)
+    append = turn("web-1", b"x", 1)
+    assert again.commit([append])
+    assert append.rows is not None
+    again.close()
+    assert anchored(path) == 3
+
+
+@pytest.mark.parametrize(("synchronous", "words"), [("FULL", "acknowledged: "), ("OFF", r"\(with synchronous=OFF\): ")])
+def test_a_log_that_was_cut_is_not_opened(path: Path, synchronous: str, words: str):
+    """It says how well the missing records stood, and leaves nothing open."""
+    opened(path).close()
+    file = HeadFile(path)
+    file.claim(fresh=False)
+    file.begin(Slot(7, bytes(32), bytes(32), synchronous, "commit"))
+    file.release()
+    with pytest.raises(Corrupt, match=rf"ends at position 1, but vm\.db-head says that 7 was .*{words}") as caught:
+        Committer(path, Mode("FULL", "commit"), 100)
+    assert caught.tb  # and with it the committer, which the garbage collector must leave alone
+    assert str(path) not in {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+
+
+def test_a_refusal_inside_a_transaction_ends_it(path: Path):
+    """Asked again, a log that lost records answers the same, and not that a transaction is open."""
+    committer = opened(path)
+    other = apsw.Connection(str(path))
+    other.execute("DROP TRIGGER records_are_never_deleted; DELETE FROM records")
+    other.close()
+    for _ in range(2):
+        append = turn("web-1", b"1", 0)
+        assert committer.commit([append])
+        assert type(append.error) is Corrupt
+        assert "ended at position 1 and now ends at 0: records are gone" in str(append.error)
+        assert committer.poisoned is None
+    committer.close()
+
+
+def test_who_may_not_claim_a_log_does_not_keep_it(path: Path):
+    """The lock is let go of, and the next attempt is checked as the first one."""
+    opened(path).close()
+    other = apsw.Connection(str(path))
+    other.execute("INSERT INTO streams (name) VALUES ('db-1'); INSERT INTO records SELECT 9, 2, 5, id, time_ns, actor,"
+                  "correlation, data, hash FROM records")  # fmt: skip
+    other.close()
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    for _ in range(2):
+        append = turn("web-1", b"1", 0)
+        assert committer.commit([append])
+        assert "its index leads to" in str(append.error)
+    file = HeadFile(path)
+    file.claim(fresh=False)
+    file.release()
     committer.close()
