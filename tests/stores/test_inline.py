@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,7 @@ import pytest
 
 from esrm.errors import Conflict, StoreError
 from esrm.stores.base import verify
-from esrm.stores.sqlite import SqliteStore, committer
+from esrm.stores.sqlite import SqliteStore, committer, writer
 from esrm.stores.sqlite.writer import INLINE_BYTES_MAX, INLINE_RECORDS_MAX, _Pace
 from esrm.testing import BytesCodec, drafts
 
@@ -103,10 +104,76 @@ def test_the_disk_has_to_show_that_it_is_quick():
     for _ in range(100):
         pace.tell(0.0006)
     assert not pace.quick
+    for _ in range(1000):
+        pace.tell(0.0006)
+    commits = 0
+    while not pace.quick:
+        pace.tell(0.0001)
+        commits += 1
+    assert commits < 20  # however long it was slow before
     never = _Pace(0)
     for _ in range(100):
         never.tell(0.0001)
     assert not never.quick
+
+
+@pytest.mark.parametrize(("events", "here"), [([1] * 4, True), ([1] * 5, False), ([100], True), ([101], False)])
+async def test_what_is_small_has_two_limits(path: Path, monkeypatch: pytest.MonkeyPatch, events: list[int], here: bool):
+    """So many records and so many bytes, inclusive, stay on the loop; with one more of either it is for the thread."""
+    monkeypatch.setattr(writer, "INLINE_RECORDS_MAX", 4)
+    monkeypatch.setattr(writer, "INLINE_BYTES_MAX", 100)
+    async with SqliteStore(path, CODEC, inline_ms=math.inf) as store:
+        await store.append("db-1", drafts(b"x"), expected=-1)
+        seen = watched(store, monkeypatch)
+        await store.append("web-1", drafts(*map(bytes, events)), expected=-1)
+        assert seen == [here]
+
+
+async def test_nothing_is_committed_on_the_loop_unasked(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However quick the disk is: blocking the loop is for the caller to choose."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"x"), expected=-1)
+        for _ in range(1000):
+            store._writer._pace.tell(1e-9)
+        seen = watched(store, monkeypatch)
+        await store.append("web-1", drafts(b"x"), expected=0)
+        assert seen == [False]
+
+
+async def test_the_loop_does_not_wait_for_the_thread(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While the thread has the committer, an append is handed to it, and the loop turns on."""
+    async with SqliteStore(path, CODEC, inline_ms=math.inf) as store:
+        await store.append("web-1", drafts(b"x"), expected=-1)
+        seen = watched(store, monkeypatch)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                with store._writer._mine:
+                    group.start_soon(partial(store.append, "web-1", drafts(b"x"), expected=0))
+                    await anyio.wait_all_tasks_blocked()
+                    assert seen == []
+        assert seen == [False]
+
+
+@pytest.mark.parametrize("inline_ms", [math.inf, 0])
+@pytest.mark.parametrize(("name", "most", "size"), [("TURN_APPENDS_MAX", 3, 1), ("BATCH_RECORDS_MAX", 6, 2)])
+async def test_a_turn_takes_so_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch, inline_ms: float, name: str, most: int, size: int
+):
+    """Ten tasks that are ready together come along in turns of three, and the last one takes the next."""
+    monkeypatch.setattr(writer, name, most)
+    async with SqliteStore(path, CODEC, inline_ms=inline_ms) as store:
+        await store.append("web-1", drafts(b"x"), expected=-1)
+        turns, commit = list[int](), store._writer._committer.commit
+
+        def watch(appends: list, *, patient: bool = True) -> bool:
+            turns.append(len(appends))
+            return commit(appends, patient=patient)
+
+        monkeypatch.setattr(store._writer._committer, "commit", watch)
+        async with anyio.create_task_group() as group:
+            for n in range(10):
+                group.start_soon(partial(store.append, f"vm-{n}", drafts(*[b"x"] * size), expected=-1))
+        assert turns == [3, 3, 3, 1]
 
 
 async def test_a_cancelled_leader_leaves_nobody_behind(path: Path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections import deque
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,9 @@ import pytest
 from anyio import to_thread
 
 from esrm.errors import Conflict, Corrupt, Rejected, StoreError
-from esrm.stores.base import Fault, verify
+from esrm.stores.base import Draft, Fault, Reader, verify
 from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.stores.sqlite import reader as reader_module
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -109,6 +111,15 @@ async def test_a_conflict_in_a_shared_commit_costs_only_its_own(path: Path):
         assert answers["first"] == answers["again"]
         assert answers["other"] == "conflict"
         assert verify(store.reader()).ok
+
+
+async def test_a_retry_is_answered_from_the_log(path: Path):
+    """Ids say what was asked for before; what stands is what was written then, whatever is handed in now."""
+    async with SqliteStore(path, CODEC) as store:
+        [draft] = drafts(b"then")
+        [record] = await store.append("web-1", [draft], expected=-1)
+        again = await store.append("web-1", [Draft(event=b"now", id=draft.id, time_ns=5)], expected=-1)
+        assert again == [record]
 
 
 async def test_a_log_has_one_writer_and_any_number_of_followers(path: Path):
@@ -238,6 +249,88 @@ async def test_any_bytes_come_back(path: Path):
         assert verify(store.reader()).good == 5
 
 
+async def test_pages_join_without_a_seam(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However few rows are read at once, each comes once and in order, as far as was asked for."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(6):
+            await store.append("web-1", drafts(b"w%d" % n), expected=n - 1)
+            await store.append("db-1", drafts(b"d%d" % n), expected=n - 1)
+    monkeypatch.setattr(reader_module, "PAGE", 2)
+    with SqliteReader(path, CODEC) as reader:
+        assert [row[0] for row in reader.rows()] == list(range(1, 13))
+        assert [row[0] for row in reader.rows(after=3, limit=5)] == [4, 5, 6, 7, 8]
+        assert [row[2] for row in reader.rows("db-1")] == list(range(6))
+        assert [row[2] for row in reader.rows("db-1", after=0, limit=3)] == [1, 2, 3]
+        assert list(reader.rows(limit=0)) == []
+        assert [leaf[3] for leaf in reader.payloads("web-1")] == [b"w%d" % n for n in range(6)]
+        names = {name: key for key, name in reader.names().items()}
+        whole = [[(leaf[0], leaf[1]) for leaf in page] for page in reader.pages()]
+        assert [position for page in whole for position, _ in page] == list(range(1, 13))
+        assert {key for page in whole for _, key in page} == {names["web-1"], names["db-1"]}
+        assert max(map(len, whole)) == 2
+        assert [leaf[3] for page in reader.pages(until=3) for leaf in page] == [b"w0", b"d0", b"w1"]
+        shares = [[leaf[0] for page in reader.pages(share=n, shares=2) for leaf in page] for n in range(2)]
+        assert sorted(shares) == [list(range(1, 12, 2)), list(range(2, 13, 2))]
+
+
+async def test_a_reader_is_lent_again(path: Path):
+    """Opening one takes longer than most questions; a closed store leaves none open, not even one that was lent."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(reader: Reader[bytes]) -> Reader[bytes]:
+        begun.set()
+        gate.wait(10)
+        return reader
+
+    async with SqliteStore(path, CODEC) as store:
+        first = await store.ask(lambda reader: reader)
+        assert await store.ask(lambda reader: reader) is first
+        lent: list[Reader[bytes]] = []
+
+        async def ask() -> None:
+            lent.append(await store.ask(slow))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await to_thread.run_sync(begun.wait, 10)
+            await store.aclose()
+            gate.set()
+        assert lent == [first]
+        assert (repr(first), repr(store)) == (f"<SqliteReader of {path}, closed>", f"<SqliteStore {path}, closed>")
+        assert store._idle == deque()
+
+
+async def test_a_cancelled_close_closes(path: Path):
+    """Whoever leaves the store because of a timeout leaves no thread and no lock behind."""
+    with anyio.CancelScope() as scope:
+        async with SqliteStore(path, CODEC) as store:
+            await store.append("web-1", drafts(b"0"), expected=-1)
+            assert all(thread.daemon for thread in threading.enumerate() if "vm.db" in thread.name)
+            scope.cancel()
+    assert not [thread for thread in threading.enumerate() if "vm.db" in thread.name]
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"1"), expected=0)
+
+
+async def test_who_waited_leaves_no_trace(path: Path):
+    """The thread looks for other processes' appends while somebody waits, and only then; waiting can be cancelled."""
+    async with SqliteStore(path, CODEC) as store:
+        assert store._writer._waiting == 0
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.wait_past, 0)
+            group.start_soon(store.wait_past, 0)
+            await anyio.wait_all_tasks_blocked()
+            assert store._writer._waiting == 2
+            await store.append("web-1", drafts(b"0"), expected=-1)
+        assert store._writer._waiting == 0
+        for position in (0, 1):  # one that is there already, and one that is not
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await store.wait_past(position)
+            assert scope.cancelled_caught
+        assert store._writer._waiting == 0
+
+
 async def test_nothing_is_left_beside_the_file(path: Path):
     """After the last close, whoever closes last, the WAL is folded back and gone."""
     async with SqliteStore(path, CODEC) as store:
@@ -336,6 +429,16 @@ async def test_who_waits_is_told_when_looking_fails(path: Path, monkeypatch: pyt
                 await store.wait_past(0)
         await store.append("web-1", drafts(b"0"), expected=-1)
         assert await store.wait_past(0) == 1
+
+
+async def test_a_fault_while_looking_is_told(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever it is: the thread lives on, and appends go on."""
+    async with SqliteStore(path, CODEC) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer._committer, "look", lambda: 1 / 0)
+            with anyio.fail_after(10), pytest.raises(StoreError, match="cannot look at the log: ZeroDivisionError"):
+                await store.wait_past(0)
+        await store.append("web-1", drafts(b"0"), expected=-1)
 
 
 async def test_an_error_in_the_writer_reaches_the_caller(path: Path, monkeypatch: pytest.MonkeyPatch):
