@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from esrm.errors import Conflict
-from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.errors import Conflict, StoreError
+from esrm.stores.sqlite import SqliteReader, SqliteStore, heads
 from esrm.stores.sqlite.adoption import Proposal, adopt, propose
-from esrm.stores.sqlite.heads import Slot, head_path, read_head
+from esrm.stores.sqlite.heads import Slot, empty, head_path, read_head
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -63,6 +64,45 @@ async def test_a_sound_log_needs_nothing(tmp_path: Path):
     assert (proposal.lost, proposal.needed, proposal.damaged, proposal.changed) == (0, False, 0, False)
     assert proposal.old is not None
     assert proposal.head.anchor == proposal.old.anchor
+
+
+async def test_a_head_of_no_records_contradicts_none(tmp_path: Path):
+    """It was anchored before the first append, and the log went on: that needs no acceptance."""
+    path = tmp_path / "vm.db"
+    await log(path, 2)
+    head_path(path).write_bytes(empty("FULL", "commit").render())
+    with SqliteReader(path, CODEC) as reader:
+        proposal = propose(reader, path)
+    assert (proposal.lost, proposal.needed, proposal.changed) == (0, False, False)
+    assert proposal.head.position == 2
+
+
+@pytest.mark.parametrize("found", [None, b"?" * 512])
+async def test_a_disk_that_fails_while_accepting_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bytes | None
+):
+    """A head file that was made for this is gone, one that was put aside is back, and nobody holds the lock."""
+    path = tmp_path / "vm.db"
+    await log(path, 2)
+    head_path(path).unlink()
+    if found is not None:
+        head_path(path).write_bytes(found)
+    before = files(tmp_path)
+    with SqliteReader(path, CODEC) as reader:
+        proposal = propose(reader, path)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heads, "fdatasync", fail)
+        with pytest.raises(StoreError, match=r"vm\.db-head: Input/output error; nothing was accepted"):
+            adopt(path, proposal)
+    assert files(tmp_path) == before
+    assert found is None or head_path(path).read_bytes() == found
+    adopt(path, proposal)
+    assert files(tmp_path) == before | {"vm.db-head"} | ({"vm.db-head-damaged"} if found else set())
+    await log_on(path, 2)
 
 
 async def test_a_head_that_says_more_is_put_right(tmp_path: Path):

@@ -33,6 +33,8 @@ def test_a_row_is_a_record_and_a_head():
     assert record.id == "01010101-0101-0101-0101-010101010101"
     assert record.hash == "02" * 32
     assert head_of(ROW) == StreamHead("vm", 3, 7, 5, "02" * 32)
+    assert str(record) == "vm@3 (position 7) 1970-01-01T00:00:00.000Z by me: b'data'"
+    assert str(decoded(BytesCodec(), (*ROW[:5], "", *ROW[6:]))).endswith(".000Z: b'data'")
 
 
 @pytest.mark.parametrize("column", range(9))
