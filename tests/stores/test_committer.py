@@ -61,8 +61,9 @@ async def test_a_commit_that_left_nothing_is_rejected(path: Path, monkeypatch: p
         await store.append("web-1", drafts(b"0"), expected=-1)
         batch = drafts(b"1")
         break_commits(monkeypatch, store, 1)
-        with pytest.raises(Rejected, match=r"the disk is full; make room.*nothing of this append stands"):
+        with pytest.raises(Rejected, match=r"the disk is full; make room.*nothing of this append stands") as caught:
             await store.append("web-1", batch, expected=0)
+        assert isinstance(caught.value.__cause__, apsw.FullError)
         assert store._writer._committer.poisoned is None
         [record] = await store.append("web-1", batch, expected=0)
         assert (record.position, record.event) == (2, b"1")
@@ -158,6 +159,43 @@ def test_whoever_is_interrupted_answers_all_the_same(path: Path, monkeypatch: py
     assert committer.commit([again])
     assert again.rows is not None
     assert (again.rows[0][0], again.error) == (2, None)
+    committer.close()
+
+
+def test_what_is_unknown_stays_so_until_the_disk_is_mended(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Asked again meanwhile, the same append is in the same doubt; others are rejected, and so is it once all is well.
+
+    That is: when it is turned away for another reason, and it is known that it does not stand.
+    """
+    committer = opened(path)
+    append, real = turn("web-1", b"1", 0), committer._run
+
+    def run(statement: str) -> None:
+        real("ROLLBACK" if statement == "COMMIT" else statement)
+        if statement == "COMMIT":
+            raise apsw.IOError("disk I/O error")
+
+    def refused() -> None:
+        raise StoreError("the disk is still broken")
+
+    def answer(append: Append[bytes]) -> type[BaseException]:
+        again = Append(append.batch)
+        assert committer.commit([again])
+        return type(again.error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", run)
+        patch.setattr(committer, "_connect_again", refused)
+        assert [answer(append), answer(append)] == [Unknown, Unknown]
+        assert answer(turn("db-1", b"0", -1)) is Rejected
+        assert answer(append) is Unknown
+    assert committer.commit([turn("db-1", b"0", -1)])
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    assert answer(append) is Rejected
+    other.execute("ROLLBACK")
+    other.close()
+    assert answer(append) is type(None)
     committer.close()
 
 
