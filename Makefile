@@ -25,10 +25,10 @@ test: $(VENV)/.dev   ## the whole test-suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 trust: $(VENV)/.dev  ## crashes, faults, flips, attacks, fuzzing: the counts that docs/durability.md promises; minutes
-	ESRM_TRUST=ci $(BIN)/python -m pytest -n 2 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
+	ESRM_TRUST=ci $(BIN)/python -m pytest -n 4 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
 
 soak: $(VENV)/.dev   ## the same for about an hour
-	ESRM_TRUST=soak $(BIN)/python -m pytest -n 2 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
+	ESRM_TRUST=soak $(BIN)/python -m pytest -n 4 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
 
 lint: $(VENV)/.dev   ## ruff, pyright strict, import-linter
 	$(BIN)/ruff check .
