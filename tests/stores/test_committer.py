@@ -467,6 +467,38 @@ def test_a_refusal_inside_a_transaction_ends_it(path: Path):
     committer.close()
 
 
+def test_a_stream_that_somebody_else_continued_is_looked_up_again(path: Path):
+    """What was known of its end is forgotten when the file has changed."""
+    committer = opened(path)
+    other = apsw.Connection(str(path))
+    other.execute("INSERT INTO records SELECT 2, stream, 1, randomblob(16), time_ns, actor, correlation, data, hash"
+                  " FROM records")  # fmt: skip
+    other.close()
+    append = turn("web-1", b"2", 1)
+    assert committer.commit([append])
+    assert append.rows is not None
+    assert append.rows[0][:3] == (3, "web-1", 2)
+    committer.close()
+
+
+def test_a_log_that_lost_what_was_acknowledged_is_not_mended(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The head may be a second behind; this store knows better than it what it has answered."""
+    monkeypatch.setattr(module, "perf_counter", lambda: 1000.0)
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
+    assert committer.commit([turn("web-1", b"0", -1)])
+    assert committer.commit([turn("web-1", b"1", 0)])
+    other = apsw.Connection(str(path))
+    other.execute("DROP TRIGGER records_are_never_deleted; DELETE FROM records WHERE position = 2")
+    other.close()
+    for _ in range(2):
+        committer.poisoned = apsw.IOError("disk I/O error")
+        append = turn("web-1", b"2", 0)
+        assert committer.commit([append])
+        assert type(append.error) is Corrupt
+        assert "ends at position 1, but 2 was acknowledged" in str(append.error)
+    committer.close()
+
+
 def test_who_may_not_claim_a_log_does_not_keep_it(path: Path):
     """The lock is let go of, and the next attempt is checked as the first one."""
     opened(path).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -85,13 +86,22 @@ def test_a_lock_that_is_held_is_refused_and_not_kept(log: Path):
     assert descriptors(head_path(log)) == 0
 
 
-def test_a_file_that_cannot_be_locked_is_named(log: Path):
-    """What lies at its place is a folder: said by its path, and nothing stays open."""
+def test_a_file_that_cannot_be_locked_is_named(log: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder at its place, a file system without locks: said by its path, and nothing stays open."""
     head_path(log).mkdir()
     file = HeadFile(log)
     with pytest.raises(StoreError, match=r"vm\.db-head: Is a directory; the log's writer must be able to write"):
         file.claim(fresh=False)
+    head_path(log).rmdir()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(heads.fcntl, "flock", refused)
+    with pytest.raises(StoreError, match=r"vm\.db-head: No locks available; the log's writer must be able to write"):
+        file.claim(fresh=True)
     assert not file.claimed
+    assert descriptors(head_path(log)) == 0
 
 
 def test_beginning_leaves_no_folder_open(log: Path):
