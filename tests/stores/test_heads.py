@@ -180,7 +180,7 @@ async def test_who_holds_the_lock_can_be_asked(path: Path):
 
 async def test_a_forked_child_does_not_keep_the_lock(path: Path):
     """The lock goes with the process that took it, though a child of its lives on."""
-    reading, writing = os.pipe()
+    (reading, writing), (heard, told) = os.pipe(), os.pipe()
     async with SqliteStore(path, CODEC) as store:
         await store.append("web-1", drafts(b"0"), expected=-1)
         with warnings.catch_warnings():
@@ -188,15 +188,19 @@ async def test_a_forked_child_does_not_keep_the_lock(path: Path):
             child = os.fork()
         if child == 0:
             os.close(writing)
+            os.write(told, b"!")
             os.read(reading, 1)
             os._exit(0)
         os.close(reading)
+        os.close(told)
     try:
+        assert os.read(heard, 1) == b"!", "the child is up"
         file = HeadFile(path)
         file.claim(fresh=False)
         file.release()
     finally:
         os.close(writing)
+        os.close(heard)
         os.waitpid(child, 0)  # noqa: ASYNC222
 
 

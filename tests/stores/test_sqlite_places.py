@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from esrm.errors import StoreError
-from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.stores.sqlite import SqliteReader, SqliteStore, schema
 from esrm.stores.sqlite.schema import APPLICATION_ID, open_writer
 from esrm.testing import BytesCodec, drafts
 
@@ -246,3 +246,23 @@ def test_many_begin_one_log_at_once(tmp_path: Path):
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_a_log_that_is_being_made_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """SQLite does not wait for the lock that changes the journal mode; so we ask again, as long as we may be busy."""
+    real, asked = schema.fetch, list[int]()
+
+    def busy(connection: apsw.Connection, statement: str, *bindings: object) -> list[object]:
+        if statement == "PRAGMA journal_mode = wal":
+            asked.append(1)
+            if len(asked) < patience:
+                raise apsw.BusyError("database is locked")
+        return real(connection, statement, *bindings)
+
+    monkeypatch.setattr(schema, "fetch", busy)
+    patience = 4
+    open_writer(tmp_path / "1.db", "OFF", 5000).close()
+    assert len(asked) == 4
+    patience = 1_000_000
+    with pytest.raises(StoreError, match="another process keeps it locked"):
+        open_writer(tmp_path / "2.db", "OFF", 20)

@@ -156,6 +156,7 @@ class Committer(Generic[E]):
         try:
             if self._doubtful:
                 self._resolve()
+                self.commit_s = inf
                 return True
             if self.poisoned:
                 self._mend()

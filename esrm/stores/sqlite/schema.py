@@ -14,6 +14,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import apsw
@@ -139,7 +140,7 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
             blank = _is_blank(connection, path)
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("opened read-only")
-            _set_durability(connection, path, synchronous)  # only now that we know the file is ours to set
+            _set_durability(connection, path, synchronous, busy_ms)  # only now that we know the file is ours to set
             if blank and not create:
                 raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
             if blank:
@@ -261,9 +262,17 @@ def _create(connection: apsw.Connection, path: Path) -> None:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
-def _set_durability(connection: apsw.Connection, path: Path, synchronous: str) -> None:
+def _set_durability(connection: apsw.Connection, path: Path, synchronous: str, busy_ms: int) -> None:
     """Set WAL and ``synchronous``, and believe neither before it is read back."""
-    [[mode]] = fetch(connection, "PRAGMA journal_mode = wal")
+    until = monotonic() + busy_ms / 1000
+    while True:
+        try:
+            [[mode]] = fetch(connection, "PRAGMA journal_mode = wal")
+            break
+        except apsw.BusyError:  # another process makes the same log at this moment; here SQLite itself does not wait
+            if monotonic() >= until:
+                raise
+            sleep(0.001)
     if mode != "wal":
         raise StoreError(f"{path}: this file system cannot do WAL (journal mode stays {mode}); use a local disk")
     fetch(connection, f"PRAGMA synchronous = {synchronous}")
