@@ -515,3 +515,44 @@ def test_who_may_not_claim_a_log_does_not_keep_it(path: Path):
     file.claim(fresh=False)
     file.release()
     committer.close()
+
+
+def test_only_a_commit_that_wrote_took_time(path: Path):
+    """What the disk is judged by: seconds for what was written, nothing for a conflict, for ever for what failed."""
+    committer = Committer(path, Mode("FULL", "commit"), 5000)
+    committer.commit([Append(prepare(CODEC, "web-1", drafts(b"0"), -1))])
+    assert 0 < committer.commit_s < inf
+    committer.commit([Append(prepare(CODEC, "web-1", drafts(b"1"), 7))])
+    assert committer.commit_s == 0
+    committer.close()
+
+
+def test_a_log_that_is_gone_is_never_made_anew(path: Path):
+    """Not even once its connection is given up: a new, empty log in its place would hide what was lost."""
+    committer = Committer(path, Mode("FULL", "commit"), 5000)
+    committer.commit([Append(prepare(CODEC, "web-1", drafts(b"0"), -1))])
+    committer._disconnect()
+    committer.poisoned = OSError("it failed")
+    path.rename(path.with_suffix(".away"))
+    append = Append(prepare(CODEC, "web-1", drafts(b"1"), 0))
+    committer.commit([append])
+    assert isinstance(append.error, Rejected)
+    assert "is gone" in str(append.error)
+    assert not path.exists()
+    committer.close()
+
+
+def test_a_replaced_log_is_not_kept_open(path: Path):
+    """Looked at and not believed, it is closed again; the one that was open stays so."""
+    committer = Committer(path, Mode("FULL", "commit"), 5000)
+    committer.commit([Append(prepare(CODEC, "web-1", drafts(b"0"), -1))])
+    committer._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)  # else all of it were in the WAL still
+    other = Committer(path.with_name("other.db"), Mode("FULL", "commit"), 5000)
+    other.close()
+    path.with_name("other.db").replace(path)
+    append = Append(prepare(CODEC, "web-1", drafts(b"1"), 0))
+    committer.commit([append])
+    assert isinstance(append.error, (Unknown, Corrupt))
+    opened = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert (opened.count(str(path)), opened.count(f"{path} (deleted)")) == (0, 1)
+    committer.close()

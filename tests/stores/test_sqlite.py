@@ -536,3 +536,36 @@ def _environment() -> dict[str, str]:
     import esrm
 
     return {**os.environ, "PYTHONPATH": str(Path(esrm.__file__).parent.parent)}
+
+
+async def test_closing_finishes_a_turn_that_waits_for_another(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What came while a transaction was running is written and answered too."""
+    answers: list[int] = []
+
+    async def append(vm: str) -> None:
+        [record] = await store.append(vm, drafts(b"x"), expected=-1)
+        answers.append(record.position)
+
+    async with SqliteStore(path, CODEC) as store:
+        gate, commit = threading.Event(), store._writer._committer.commit
+        monkeypatch.setattr(store._writer._committer, "commit", lambda appends: gate.wait(10) and commit(appends))
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(append, "first")
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(append, "second")
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(store.aclose)
+                await anyio.wait_all_tasks_blocked()
+                gate.set()
+    assert answers == [1, 2]
+
+
+async def test_a_closed_reader_says_so(path: Path):
+    """Whatever is asked of it."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    reader = SqliteReader(path, CODEC)
+    reader.close()
+    with pytest.raises(StoreError, match=r"SqliteReader of .*vm\.db, closed> is closed"):
+        reader.head()

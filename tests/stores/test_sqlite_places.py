@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -266,3 +267,16 @@ def test_a_log_that_is_being_made_is_waited_for(tmp_path: Path, monkeypatch: pyt
     patience = 1_000_000
     with pytest.raises(StoreError, match="another process keeps it locked"):
         open_writer(tmp_path / "2.db", "OFF", 20)
+
+
+async def test_what_is_in_a_wal_is_not_left_out(public: Path):
+    """On a read-only place a log is read as it stands only if nothing of it is in a WAL, which cannot be read there."""
+    path, left = public / "vm.db", public / "left.db"
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        for beside in ("", "-wal", "-head"):
+            shutil.copy(f"{path}{beside}", f"{left}{beside}")
+            os.chmod(f"{left}{beside}", 0o444)
+    os.chmod(public, 0o555)
+    with ordinary_user(), pytest.raises(StoreError, match="left"):
+        SqliteReader(left, CODEC)

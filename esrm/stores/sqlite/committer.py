@@ -175,8 +175,10 @@ class Committer(Generic[E]):
             began = perf_counter()
             begun = True
             self._run("COMMIT")
+            wrote = self._sealed > self.head
             self._stand()
-            self.commit_s = perf_counter() - began
+            if wrote:
+                self.commit_s = perf_counter() - began
         except Exception as error:
             self._fail(error, appends, begun)
             if self._doubtful:
