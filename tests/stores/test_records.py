@@ -51,6 +51,17 @@ def test_a_column_of_another_kind_is_corrupt(column: int, value: Any):
             read()
 
 
+def test_an_event_that_is_none_is_named_by_its_place():
+    """What the codec cannot read is said to be Corrupt, and where it stands."""
+
+    class Codec(BytesCodec):
+        def decode(self, data: bytes, /) -> bytes:
+            raise Corrupt("not an event")
+
+    with pytest.raises(Corrupt, match=r"vm@3 \(position 7\): not an event"):
+        decoded(Codec(), ROW)
+
+
 ID = "018bcfe5-687b-7fff-bfff-ffffffffffff"
 
 
