@@ -556,3 +556,44 @@ def test_a_replaced_log_is_not_kept_open(path: Path):
     opened = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
     assert (opened.count(str(path)), opened.count(f"{path} (deleted)")) == (0, 1)
     committer.close()
+
+
+def test_folding_that_fails_is_seen_to_before_the_next_append(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An error of the disk while the WAL is folded back poisons the store like any other; the next append mends it."""
+
+    class Sick:
+        def __init__(self, connection: apsw.Connection) -> None:
+            self.connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.connection, name)
+
+        def wal_checkpoint(self, **_: int) -> None:
+            raise apsw.IOError("disk I/O error")
+
+    committer = Committer(path, Mode("FULL", "commit"), 5000)
+    committer.commit([Append(prepare(CODEC, "web-1", drafts(b"0"), -1))])
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_connection", Sick(committer._live()))
+        committer.fold()
+        assert isinstance(committer.poisoned, apsw.IOError)
+    append = Append(prepare(CODEC, "web-1", drafts(b"1"), 0))
+    committer.commit([append])
+    assert append.error is None
+    assert committer.poisoned is None
+    committer.close()
+
+
+def test_who_becomes_the_writer_late_looks_again(path: Path):
+    """Between opening and the first append the head file may have become another log's."""
+    for name in (path, path.with_name("other.db")):
+        committer = Committer(name, Mode("FULL", "commit"), 5000)
+        committer.commit([Append(prepare(CODEC, "web-1", drafts(b"0"), -1))])
+        committer.close()
+    late = Committer(path, Mode("FULL", "commit"), 5000)
+    head_path(path.with_name("other.db")).replace(head_path(path))
+    append = Append(prepare(CODEC, "web-1", drafts(b"1"), 0))
+    late.commit([append])
+    assert isinstance(append.error, Corrupt)
+    assert "is not the one that" in str(append.error)
+    late.close()

@@ -266,7 +266,6 @@ class Committer(Generic[E]):
             with suppress(apsw.BusyError):  # a sync of our predecessor may have failed: build on nothing in its WAL
                 self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
-            self._version = -1
             self._identities[-1] = self._identify()[-1]
         except BaseException:
             self._file.release()
