@@ -62,7 +62,7 @@ def test_a_database_sync_that_lies():
 def test_a_rollback_journal(monkeypatch: pytest.MonkeyPatch):
     """With DELETE and FULL, a journal whose removal is not yet on the disk comes back and takes a commit with it."""
 
-    def set_durability(connection: apsw.Connection, path: object, synchronous: str) -> None:
+    def set_durability(connection: apsw.Connection, path: object, synchronous: str, busy_ms: int) -> None:
         connection.pragma("journal_mode", "delete")
         connection.pragma("synchronous", synchronous)
 
