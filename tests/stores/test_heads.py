@@ -101,6 +101,16 @@ async def test_the_head_is_the_last_record_and_all_before_it(path: Path):
         assert (await store.ask(lambda reader: reader.anchor())) == slot.anchor
 
 
+async def test_where_things_are_beside_a_log(path: Path):
+    """As the documents say, for other programs: two slots, 4 KiB apart, and a file that may be deleted."""
+    async with SqliteStore(path, CODEC) as store:
+        for n in range(2):
+            await store.append("web-1", drafts(b"x"), expected=n - 1)
+        assert store.reader().beside == Path(f"{path}-cache")
+    data = head_path(path).read_bytes()
+    assert {slot.position for slot in (parse(data[:512]), parse(data[4096:4608])) if slot} == {1, 2}
+
+
 async def test_while_one_slot_is_written_the_other_one_stands(path: Path):
     """A slot torn by a power cut is noticed, and the one before it counts: that one was acknowledged."""
     async with SqliteStore(path, CODEC) as store:
