@@ -25,10 +25,10 @@ test: $(VENV)/.dev   ## the whole test-suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 trust: $(VENV)/.dev  ## crashes, faults, flips, attacks, fuzzing: the counts that docs/durability.md promises; minutes
-	ESRM_TRUST=ci $(BIN)/python -m pytest -n 4 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
+	ESRM_TRUST=ci $(BIN)/python -m pytest -n 4 --dist worksteal $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
 
 soak: $(VENV)/.dev   ## the same for about an hour, then mutants
-	ESRM_TRUST=soak $(BIN)/python -m pytest -n 4 $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
+	ESRM_TRUST=soak $(BIN)/python -m pytest -n 4 --dist worksteal $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)
 	$(BIN)/python tools/mutate.py --sample $(or $(SAMPLE),500)
 
 mutants: $(VENV)/.dev  ## change the code in small ways, each of which a test must notice; SAMPLE=200 ARGS='sqlite --seed 7'
