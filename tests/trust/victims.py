@@ -138,12 +138,12 @@ def nursery() -> None:
         path, seed, synchronous = json.loads(line)
         pid = os.fork()
         if pid == 0:
+            tell("born", os.getpid())  # the child itself: what it says next must not come first
             try:
                 anyio.run(victim, path, seed, synchronous, backend=("asyncio", "trio")[seed % 2])
             except BaseException as error:
                 tell("failed", repr(error)[:3000])
             os._exit(0)
-        tell("born", pid)
         sys.stdin.readline()
         os.waitpid(pid, 0)
         tell("gone")
