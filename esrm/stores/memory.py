@@ -29,7 +29,7 @@ from esrm.stores.records import (
     entered,
     head_of,
     prepare,
-)  # fmt: skip
+)
 from esrm.stores.tail import Tail
 
 

@@ -39,16 +39,14 @@ from esrm.stores.records import (
     E,
     Record,
     Row,
-)  # fmt: skip
+)
 from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
 from esrm.stores.sqlite.reader import BY_REVISION, HEAD, LAST_OF, SqliteReader
 from esrm.stores.sqlite.schema import close, cramped, fetch, open_writer, translated, trouble
 
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
 _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
-_REVISIONS = (
-    """SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"""
-)
+_REVISIONS = "SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"
 FOLD_PAGES = 1000  # 4 MB of WAL, as SQLite has it: a sync costs a third when the file need not grow
 ANCHOR_S = 1.0
 _NO_FILE = 0, 0
