@@ -12,12 +12,12 @@ from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.progress import Progress
 from esrm.errors import StoreError
-from esrm.stores.sqlite.doctor import examine
-from esrm.stores.sqlite.findings import Finding, Verdict
+from esrm.stores.sqlite.doctor.findings import Finding, Verdict
+from esrm.stores.sqlite.doctor.log import examine
 
 if TYPE_CHECKING:
     from esrm.stores.sqlite import SqliteReader
-    from esrm.stores.sqlite.adoption import Proposal
+    from esrm.stores.sqlite.doctor.adoption import Proposal
 
 _STYLES: dict[Verdict, dict[str, object]] = {
     "ok": {"fg": "green"},
@@ -76,7 +76,7 @@ def _print(finding: Finding) -> None:
 
 def _adopt(asked: Asked, path: Path, yes: bool) -> int:
     """Accept the log as it stands; the exit code is 1 if it was not wanted."""
-    from esrm.stores.sqlite.adoption import adopt, propose
+    from esrm.stores.sqlite.doctor.adoption import adopt, propose
 
     if not yes and (asked.json or asked.jsonl):
         raise click.UsageError("a program cannot be asked: add --yes")

@@ -23,10 +23,11 @@ from cli_story import Answer, Ask
 from esrm.errors import Conflict, EsrmError
 from esrm.manager import ResourceManager
 from esrm.opening import open_reader, open_store
-from esrm.stores.sqlite import disk, doctor, place
-from esrm.stores.sqlite.adoption import adopt, propose
-from esrm.stores.sqlite.disk import Mount, Room
-from esrm.stores.sqlite.findings import Finding
+from esrm.stores.sqlite.doctor import disk, place
+from esrm.stores.sqlite.doctor import log as looking
+from esrm.stores.sqlite.doctor.adoption import adopt, propose
+from esrm.stores.sqlite.doctor.disk import Mount, Room
+from esrm.stores.sqlite.doctor.findings import Finding
 from esrm.stores.sqlite.heads import HeadFile, Slot, read_slots
 
 ROOMY = Mount("254:0", "/", "ext4", frozenset({"rw", "relatime"}))
@@ -174,13 +175,13 @@ def test_a_wal_that_was_left_behind_stays(ask: Ask, log: Path) -> None:
 )  # fmt: skip
 def test_versions_with_the_wal_reset_bug(version: str, bug: bool) -> None:
     """From 3.7.0 up to 3.51.2, save for the two branches into which the fix was taken."""
-    assert doctor.wal_reset_bug(version) is bug
+    assert looking.wal_reset_bug(version) is bug
 
 
 def test_ones_own_sqlite_is_judged_harder(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old SQLite elsewhere is worth knowing; below esrm itself it is a danger to the log."""
-    monkeypatch.setattr(doctor.apsw, "sqlite_lib_version", lambda: "3.51.2")
-    monkeypatch.setattr(doctor.sqlite3, "sqlite_version", "3.51.2")
+    monkeypatch.setattr(looking.apsw, "sqlite_lib_version", lambda: "3.51.2")
+    monkeypatch.setattr(looking.sqlite3, "sqlite_version", "3.51.2")
     found = findings(ask("doctor", log, "--no-write", "--json"))
     assert (found["SQLite"]["verdict"], found["SQLite"]["advice"]) == ("warning", "upgrade apsw")
     assert (found["Python's sqlite3"]["verdict"], found["Python's sqlite3"]["values"]["bug"]) == ("note", True)
@@ -196,7 +197,7 @@ def test_the_shell_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         (tmp_path / "sqlite3").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "sqlite3").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._shell_version() == version
+    assert looking._shell_version() == version
 
 
 # -- the log ---------------------------------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ def test_what_the_head_file_tells(
 def test_a_slot_that_is_being_written_is_read_again(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a new slot beside a running VMM is no damage."""
     answers = [([], 1), read_slots(head_of(log))]
-    monkeypatch.setattr(doctor.heads, "read_slots", lambda path: answers.pop(0))
+    monkeypatch.setattr(looking.heads, "read_slots", lambda path: answers.pop(0))
     assert findings(ask("doctor", log, "--no-write", "--json"))["head file"]["verdict"] == "ok"
 
 

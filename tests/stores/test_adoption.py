@@ -10,7 +10,7 @@ import pytest
 
 from esrm.errors import Conflict, StoreError
 from esrm.stores.sqlite import SqliteReader, SqliteStore, heads
-from esrm.stores.sqlite.adoption import Proposal, adopt, propose
+from esrm.stores.sqlite.doctor.adoption import Proposal, adopt, propose
 from esrm.stores.sqlite.heads import Slot, empty, head_path, read_head
 from esrm.testing import BytesCodec, drafts
 

@@ -21,7 +21,7 @@ from esrm.stores import records
 from esrm.stores.base import verify
 from esrm.stores.chain import extend
 from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads, schema
-from esrm.stores.sqlite.doctor import writer_of
+from esrm.stores.sqlite.doctor.log import writer_of
 from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots
 from esrm.testing import BytesCodec, drafts
 

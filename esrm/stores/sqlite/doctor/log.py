@@ -20,8 +20,9 @@ import apsw
 import msgspec
 
 from esrm.errors import EsrmError, StoreError
-from esrm.stores.sqlite import disk, heads, place
-from esrm.stores.sqlite.findings import Finding, counted, sized
+from esrm.stores.sqlite import heads
+from esrm.stores.sqlite.doctor import disk, place
+from esrm.stores.sqlite.doctor.findings import Finding, counted, sized
 from esrm.stores.sqlite.heads import Slot, head_path
 from esrm.stores.sqlite.reader import HEAD
 from esrm.stores.sqlite.schema import TABLES, close, fetch, located, open_reader, translated

@@ -1,6 +1,6 @@
 """What the doctor says of one thing that it looked at, and how it says numbers.
 
-Separate from ``doctor.py`` and ``place.py``, which find, because both say it in this form.
+Separate from ``log.py`` and ``place.py``, which find, because both say it in this form.
 """
 
 from __future__ import annotations

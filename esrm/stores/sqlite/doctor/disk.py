@@ -2,7 +2,7 @@
 
 It decides nothing about logs and opens none: it looks at the folder, through the kernel's own tables, and for the
 timing at a file of its own. Linux only, as ``/proc`` is; elsewhere it knows less and says so by ``None``.
-Separate from ``doctor.py`` because these are measurements, and what they mean for a log is said there.
+Separate from ``log.py`` because these are measurements, and what they mean for a log is said there.
 """
 
 from __future__ import annotations

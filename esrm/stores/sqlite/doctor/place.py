@@ -1,6 +1,6 @@
 """Whether the place where a log lies lets it keep its promises: its files, the file system, the disk.
 
-It decides what is well there and what is a danger. Separate from ``doctor.py`` because nothing here looks into the log,
+It decides what is well there and what is a danger. Separate from ``log.py`` because nothing here looks into the log,
 and separate from ``disk.py`` because that only measures. Next: ``disk.py``.
 """
 
@@ -13,8 +13,8 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import TypeAlias
 
-from esrm.stores.sqlite import disk
-from esrm.stores.sqlite.findings import Finding, Verdict, about, lasting, sized
+from esrm.stores.sqlite.doctor import disk
+from esrm.stores.sqlite.doctor.findings import Finding, Verdict, about, lasting, sized
 from esrm.stores.sqlite.schema import ROOM_BYTES
 
 _MIB = 1 << 20

@@ -16,7 +16,7 @@ import msgspec
 
 from esrm.errors import Conflict, Corrupt, Rejected, StoreError
 from esrm.stores.chain import GENESIS, extend, verify
-from esrm.stores.sqlite.doctor import writer_of
+from esrm.stores.sqlite.doctor.log import writer_of
 from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_slots
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import close, fetch, open_writer, translated
