@@ -92,8 +92,9 @@ class RangeMap(Generic[V]):
 
     def get(self, first: int) -> tuple[int, V] | None:
         """The last address and the value of the range that starts at ``first``, or None."""
-        found = self.at(first)
-        return found[1:] if found and found[0] == first else None
+        leaf = self._leaf(first)
+        i = bisect_right(leaf.firsts, first) - 1
+        return (leaf.lasts[i], leaf.values[i]) if i >= 0 and leaf.firsts[i] == first else None
 
     def at(self, point: int) -> tuple[int, int, V] | None:
         """The range that contains ``point``, as (first, last, value), or None."""

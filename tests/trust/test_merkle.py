@@ -316,7 +316,7 @@ def test_a_large_tree_needs_no_memory() -> None:
 
 def test_a_large_tree() -> None:
     """Proofs of a large tree agree with the tree built level by level, which is another way to say the same."""
-    size = pick(quick=30_000, ci=150_000, soak=3_000_000)
+    size = pick(quick=30_000, ci=150_000, soak=1_500_000)
     index, old = size // 3, size - size // 7
     leaves = [n.to_bytes(32, "big") for n in range(size)]
     ranges = [(0, old), *consistency_ranges(old, size)]

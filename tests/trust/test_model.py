@@ -38,7 +38,7 @@ from esrm.stores.base import Draft, Record, verify
 from esrm.stores.sqlite import SqliteStore
 from esrm.stores.sqlite.committer import Committer
 
-STEPS = pick(quick=240, ci=20_000, soak=400_000)
+STEPS = pick(quick=240, ci=20_000, soak=200_000)
 PARTS = 4
 LIFE = 250
 """Steps in one life, at most."""

@@ -34,7 +34,7 @@ from esrm.stores.records import CommittedVolatile
 from esrm.subscription import Subscription
 from esrm.testing import FakeDevice
 
-SEEDS = pick(quick=320, ci=20_000, soak=400_000)
+SEEDS = pick(quick=320, ci=20_000, soak=200_000)
 PARTS = 4
 OFTEN = (
     "a crash inside append",
@@ -90,7 +90,7 @@ def test_no_seed_breaks_a_promise_on_trio(monkeypatch: pytest.MonkeyPatch):
     """The same callers, cancelled at trio's checkpoints and scheduled by its own dice: the auditor finds nothing."""
     told: Counter[str] = Counter()
     monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
-    for number in range(seed(), seed() + pick(quick=60, ci=600, soak=20_000)):
+    for number in range(seed(), seed() + pick(quick=60, ci=600, soak=6_000)):
         monkeypatch.setattr(trio._core._run, "_r", Random(number))
         try:
             told += nursery.run(number).told
@@ -108,7 +108,7 @@ def story(number: int) -> tuple[int, int, list[tuple[Any, ...]]]:
 
 def test_the_same_seed_is_the_same_run():
     """Run again, in this process or in one that hashes strings otherwise, a seed tells the same story to the end."""
-    here = {number: story(number) for number in range(seed(), seed() + pick(quick=10, ci=100, soak=2000))}
+    here = {number: story(number) for number in range(seed(), seed() + pick(quick=10, ci=100, soak=1000))}
     assert len({trace for trace, *_ in here.values()}) == len(here)
     for number, told in here.items():
         assert story(number) == told, repeat(

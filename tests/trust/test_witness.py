@@ -274,7 +274,7 @@ def test_only_one_of_many_histories_is_signed(tmp_path: Path) -> None:
     count = 6
     log = leaves(1)
     Witness(KEY, tmp_path / "memory", [HOST.public], new=True).cosign(request(0, 1), now=NOW)
-    for turn in range(pick(quick=4, ci=30, soak=500)):
+    for turn in range(pick(quick=4, ci=30, soak=300)):
         futures = [[*log, leaf_hash(b"%d of %d" % (n, turn))] for n in range(count)]
         old, new = len(log), len(log) + 1
         signed: list[int] = []
@@ -311,7 +311,7 @@ def test_nobody_can_make_a_witness_sign_two_histories(tmp_path: Path, part: int)
     size, forks = 0, [dice.randrange(40) for _ in range(3)] + [-1]
     true: list[bytes] = []
     cosigned = 0
-    for _ in range(pick(quick=100, ci=700, soak=50_000)):
+    for _ in range(pick(quick=100, ci=700, soak=7_000)):
         fork = dice.choice(forks)
         new = min(60, max(0, size + dice.choice([-1, 0, 0, 1, 1, 2, 5]) if dice.random() < 0.9 else dice.randrange(60)))
         old = size if dice.random() < 0.8 else dice.randrange(60)

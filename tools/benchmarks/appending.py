@@ -51,15 +51,20 @@ def append(bench: Bench) -> Report:
     """Raw appends and a manager's commands, to the same disk as bare inserts of the same rows and the peers.
 
     With the head anchored at each commit (the default) against a bare insert that writes and syncs 512 bytes, too; and
-    with the head anchored each second against a bare insert.
+    with the head anchored each second against a bare insert. *Inline* is with ``inline_ms=2``: on the event loop's own
+    thread while the disk is that quick.
     """
     report, number = Report(), bench.pick(smoke=20, small=100, full=250)
-    cpu: list[float] = []
+    cpu: dict[str, list[float]] = {"command": [], "command, inline": []}
     subjects: dict[str, Callable[[], float]] = {
-        "append": running(partial(_appends, _place(bench, "append"), number, "commit")),
+        "append": running(partial(_appends, _place(bench, "append"), number)),
+        "append, inline": running(partial(_appends, _place(bench, "append"), number, inline_ms=2.0)),
         "append, each second": running(partial(_appends, _place(bench, "append"), number, "second")),
-        "command": running(partial(_commands, _place(bench, "command"), number, "commit", cpu)),
-        "command, each second": running(partial(_commands, _place(bench, "command"), number, "second", [])),
+        "command": running(partial(_commands, _place(bench, "command"), number, cpu["command"])),
+        "command, inline": running(
+            partial(_commands, _place(bench, "command"), number, cpu["command, inline"], inline_ms=2.0)
+        ),
+        "command, each second": running(partial(_commands, _place(bench, "command"), number, [], "second")),
         "bare": partial(_bare_inserts, bench, number, anchored=False),
         "bare, anchored": partial(_bare_inserts, bench, number, anchored=True),
         "fdatasync": lambda: number * bare.sync(bench.folder / "sync", number, 4096),
@@ -73,10 +78,14 @@ def append(bench: Bench) -> Report:
     times = paired(4 * bench.rounds, subjects)  # many short turns: a disk that others use is fast or slow for seconds
     report.figures = [
         Figure("store.append, of bare apsw, both anchored", speed(times, "append", "bare, anchored"), at_least=0.8),
+        Figure("store.append inline, of the same", speed(times, "append, inline", "bare, anchored"), at_least=0.8),
         Figure("store.append, of bare apsw, neither", speed(times, "append, each second", "bare"), at_least=0.8),
         Figure("a manager's command, of bare apsw, both anchored", speed(times, "command", "bare, anchored")),
         Figure("store.append, of write + fdatasync of 4 KiB", speed(times, "append", "fdatasync")),
-        Figure("a command's CPU, median", 1e6 * percentile(cpu, 0.5) / number, "us", at_most=110.0),
+        *(
+            Figure(f"CPU of a {name}, median", 1e6 * percentile(used, 0.5) / number, "us", at_most=110.0)
+            for name, used in cpu.items()
+        ),
     ]
     _over_peers(report, times, "command", {"eventsourcing": 1.0})
     if eventsourcing:
@@ -106,8 +115,10 @@ def _bare_inserts(bench: Bench, number: int, *, anchored: bool) -> float:
     return seconds
 
 
-async def _appends(place: Callable[[], Path], number: int, anchor: str) -> float:
-    async with esrm.open_store(logs.url(place()), anchor=anchor) as store:
+async def _appends(
+    place: Callable[[], Path], number: int, anchor: str = "commit", *, inline_ms: float = 0
+) -> float:
+    async with esrm.open_store(logs.url(place()), anchor=anchor, inline_ms=inline_ms) as store:
         drafts = logs.Drafts()(logs.events(8), number)
         start = time.perf_counter()
         for revision, draft in enumerate(drafts):
@@ -115,9 +126,11 @@ async def _appends(place: Callable[[], Path], number: int, anchor: str) -> float
         return time.perf_counter() - start
 
 
-async def _commands(place: Callable[[], Path], number: int, anchor: str, cpu: list[float]) -> float:
+async def _commands(
+    place: Callable[[], Path], number: int, cpu: list[float], anchor: str = "commit", *, inline_ms: float = 0
+) -> float:
     async with (
-        esrm.open_store(logs.url(place()), anchor=anchor) as store,
+        esrm.open_store(logs.url(place()), anchor=anchor, inline_ms=inline_ms) as store,
         esrm.ResourceManager(store, vm="bench") as vm,
     ):
         steps = islice(commands(vm), number)
@@ -161,7 +174,7 @@ def _append_growth(bench: Bench, number: int) -> Growth:
         place = _fresh(bench, "grown")
         for beside in ("", "-head"):
             shutil.copyfile(f"{logs.many(bench, size)}{beside}", f"{place}{beside}")
-        costs[size] = 1e6 * anyio.run(_appends, lambda place=place: place, number, "commit") / number
+        costs[size] = 1e6 * anyio.run(_appends, lambda place=place: place, number) / number
         place.unlink()
     return Growth("store.append to a log of that length, us (one run each, unpaired)", costs)
 
