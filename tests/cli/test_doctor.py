@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -362,22 +363,23 @@ def test_a_slot_that_is_being_written_is_read_again(ask: Ask, log: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("synchronous", "anchored", "verdict", "words"),
+    ("synchronous", "anchored", "when", "verdict", "words"),
     [
-        ("FULL", "commit", "ok", "survives a power cut"),
-        ("EXTRA", "commit", "ok", "survives a power cut"),
-        ("FULL", "second", "note", "takes nothing, but what is lost of the last second"),
-        ("NORMAL", "folded", "warning", "acknowledged since the WAL was last folded back"),
-        ("OFF", "folded", "warning", "damage the file"),
+        ("FULL", "commit", "at each commit", "ok", "survives a power cut"),
+        ("EXTRA", "commit", "at each commit", "ok", "survives a power cut"),
+        ("FULL", "second", "each second", "note", "takes nothing, but what is lost of the last second"),
+        ("NORMAL", "folded", "when the WAL is folded back", "warning", "since the WAL was last folded back"),
+        ("OFF", "folded", "when the WAL is folded back", "warning", "damage the file"),
     ],
 )
 def test_a_weaker_mode_is_named_as_what_it_means(
-    ask: Ask, log: Path, synchronous: str, anchored: str, verdict: str, words: str
+    ask: Ask, log: Path, synchronous: str, anchored: str, when: str, verdict: str, words: str
 ) -> None:
     """As the head file says the log was last written."""
     rewrite(log, synchronous=synchronous, anchored=anchored)
     found = findings(ask("doctor", log, "--no-write", "--json"))["durability"]
     assert (found["verdict"], found["values"]) == (verdict, {"synchronous": synchronous, "anchored": anchored})
+    assert found["what"].startswith(f"synchronous={synchronous}, head anchored {when}: ")
     assert words in found["what"]
 
 
@@ -415,6 +417,19 @@ def test_locks_are_read_as_the_kernel_writes_them() -> None:
 5: FLOCK  ADVISORY
 """
     assert disk.parse_locks(text) == {("fe:00", 12): 102, ("00:1b", 2**64 - 1): 104}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by its mount", "by its own device"])
+def test_who_holds_a_lock_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    """The kernel's list names a file's device: that of the mount, where the kernel tells it, else what ``stat`` says."""
+    if not told:
+        monkeypatch.setattr(disk, "mount_of", lambda folder: None)
+    path = tmp_path / "lock"
+    with path.open("w") as file:
+        assert disk.lock_holder(path) is None
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert disk.lock_holder(path) == os.getpid()
+    assert disk.lock_holder(path) is None
 
 
 def test_beside_a_running_vmm(ask: Ask, log: Path) -> None:
@@ -698,10 +713,10 @@ def test_syncs_are_timed_in_the_folder_and_nothing_stays(tmp_path: Path, monkeyp
         assert os.fstat(descriptor).st_size == 4096
         kinds.append(os.listdir(tmp_path))
         syncs += 1
-        time += 1.0 if syncs == 1 else (0.002, 0.001, 0.009)[syncs % 3]
+        time += (1.0, 0.001, 0.002, 0.003, 0.008, 0.009)[syncs - 1]
 
     monkeypatch.setattr(disk.os, "fdatasync", sync)
-    assert disk.sync_s(tmp_path, clock=lambda: time) == pytest.approx(0.002)
+    assert disk.sync_s(tmp_path, clock=lambda: time) == pytest.approx(0.003)
     assert syncs == disk.SYNCS_MIN + 1, "the slow first one has used up the time"
     assert all(len(names) == 1 for names in kinds)
     assert os.listdir(tmp_path) == []

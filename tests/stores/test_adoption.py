@@ -147,3 +147,16 @@ async def test_a_log_that_has_grown_is_looked_at_again(tmp_path: Path):
     with pytest.raises(Conflict, match="was written to meanwhile: look again"):
         adopt(path, msgspec.structs.replace(proposal, old=None))
     assert "vm.db-head" not in files(tmp_path), "a head file that was made for this is gone again"
+
+
+async def test_a_log_that_is_gone_is_not_made_anew(tmp_path: Path):
+    """It was there when it was looked at; nothing stands in its place afterwards, and no head file without a log."""
+    path = tmp_path / "vm.db"
+    await log(path, 2)
+    with SqliteReader(path, CODEC) as reader:
+        proposal = propose(reader, path)
+    path.rename(tmp_path / "elsewhere")
+    head_path(path).unlink()
+    with pytest.raises(StoreError):
+        adopt(path, msgspec.structs.replace(proposal, old=None))
+    assert files(tmp_path) == {"elsewhere"}

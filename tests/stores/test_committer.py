@@ -467,6 +467,41 @@ def test_a_refusal_inside_a_transaction_ends_it(path: Path):
     committer.close()
 
 
+def test_who_was_kept_waiting_in_vain_knows_the_end_all_the_same(path: Path):
+    """A head that follows each second lags behind the log: after a refusal the end is read from the log, not from it."""
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 0)
+    for revision in range(3):
+        assert committer.commit([turn("web-1", b"%d" % revision, revision - 1)])
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    refused = turn("web-1", b"3", 2)
+    assert committer.commit([refused])
+    assert type(refused.error) is Rejected
+    other.execute("ROLLBACK")
+    other.close()
+    append = turn("web-1", b"3", 2)
+    assert committer.commit([append])
+    assert append.rows is not None
+    assert append.rows[0][:3] == (4, "web-1", 3)
+    assert committer.poisoned is None
+    committer.close()
+
+
+def test_a_log_whose_acknowledged_record_was_changed_is_not_mended(path: Path):
+    """It is as long as it should be; but what stands at its end is not what was anchored."""
+    committer = opened(path)
+    other = apsw.Connection(str(path))
+    other.execute("DROP TRIGGER records_are_never_changed; UPDATE records SET hash = zeroblob(32)")
+    other.close()
+    for _ in range(2):
+        committer.poisoned = apsw.IOError("disk I/O error")
+        append = turn("web-1", b"1", 0)
+        assert committer.commit([append])
+        assert type(append.error) is Corrupt
+        assert "the record at position 1 is not the one" in str(append.error)
+    committer.close()
+
+
 def test_a_stream_that_somebody_else_continued_is_looked_up_again(path: Path):
     """What was known of its end is forgotten when the file has changed."""
     committer = opened(path)

@@ -72,6 +72,20 @@ def test_a_claim_that_fails_says_so_and_lets_go(log: Path):
     assert not file.claimed
 
 
+def test_a_head_file_is_in_place_until_it_is_moved(log: Path):
+    """What is locked is what others find; a copy under its name is another file."""
+    file = HeadFile(log)
+    file.claim(fresh=True)
+    assert file.in_place is True
+    aside = head_path(log).rename(log.with_name("aside"))
+    assert file.in_place is False
+    head_path(log).write_bytes(aside.read_bytes())
+    assert file.in_place is False
+    aside.replace(head_path(log))
+    assert file.in_place is True
+    file.release()
+
+
 def test_a_lock_that_is_held_is_refused_and_not_kept(log: Path):
     """The second one is told who has it, and gets it once the first has let go."""
     first, second = HeadFile(log), HeadFile(log)

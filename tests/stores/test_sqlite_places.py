@@ -228,6 +228,30 @@ async def test_no_permission_to_read_is_named(public: Path):
         SqliteReader(path, CODEC)
 
 
+def test_a_log_that_was_emptied_is_not_begun_anew(tmp_path: Path):
+    """Who opens a log that must exist finds a file without a byte: that is no new log, and stays as it is."""
+    path = tmp_path / "vm.db"
+    path.touch()
+    with pytest.raises(StoreError, match="is empty: somebody replaced it while it was open; put the log back"):
+        open_writer(path, "FULL", 0, create=False)
+    with apsw.Connection(str(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize(("block", "blocks", "fits"), [(1024, 1024, True), (1024, 1023, False), (4096, 1, True)])
+def test_how_much_room_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, blocks: int, fits: bool
+):
+    """One MiB where blocks are smaller than a page of memory; where they are not, SQLite's own look is enough."""
+
+    class Place:
+        f_bsize = f_frsize = block
+        f_bavail = blocks
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Place())
+    assert (schema.cramped(tmp_path / "vm.db") is None) == fits
+
+
 def test_many_begin_one_log_at_once(tmp_path: Path):
     """Whoever comes first makes the tables; nobody fails, nobody makes them twice."""
     failures: list[BaseException] = []
