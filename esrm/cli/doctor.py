@@ -14,6 +14,7 @@ from esrm.cli.progress import Progress
 from esrm.errors import StoreError
 from esrm.stores.sqlite.doctor.findings import Finding, Verdict
 from esrm.stores.sqlite.doctor.log import examine
+from esrm.stores.sqlite.schema import located
 
 if TYPE_CHECKING:
     from esrm.stores.sqlite import SqliteReader
@@ -54,7 +55,7 @@ def command(ctx: click.Context, asked: Asked, file: str | None, no_write: bool, 
         raise StoreError(f"{asked.url!r:.200} is no file to look at; name one, such as vm.db")
     path = Path(name).absolute()
     if adopt:
-        ctx.exit(_adopt(asked, path, yes))
+        ctx.exit(_adopt(asked, located(path), yes))
     if yes:
         raise click.UsageError("--yes goes with --adopt")
     findings = list(examine(path, write=not no_write))

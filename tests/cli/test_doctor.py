@@ -233,11 +233,11 @@ def test_for_another_user(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch) 
     def access(path: Path, mode: int, **options: Any) -> bool:
         return path not in (head_of(log), log.parent) and may(path, mode)
 
-    def read(path: Path) -> bytes:
+    def read(path: Path, *_: object, **__: object) -> Any:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(place.os, "access", access)
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(Path, "open", read)
     answer = ask("doctor", log, "--no-write", "--json")
     found = findings(answer)
     assert answer.code == 0
@@ -255,6 +255,14 @@ def test_work_on_the_tables_shows(ask: Ask, log: Path) -> None:
     sql(log, "DROP TRIGGER records_are_never_changed")
     found = findings(ask("doctor", log, "--no-write", "--json"))["schema"]
     assert (found["verdict"], found["values"]["changed"]) == ("warning", ["records_are_never_changed"])
+
+
+def test_a_trigger_that_somebody_added_is_bad(ask: Ask, log: Path) -> None:
+    """It may keep what is appended from being stored; an index may not."""
+    sql(log, "CREATE TRIGGER helpful BEFORE INSERT ON records BEGIN SELECT raise(IGNORE); END")
+    answer = ask("doctor", log, "--no-write", "--json")
+    assert answer.code == 3
+    assert findings(answer)["schema"]["what"].startswith("helpful: no trigger of esrm's")
 
 
 def test_a_second_name_is_a_danger(ask: Ask, log: Path) -> None:
@@ -421,7 +429,7 @@ def test_locks_are_read_as_the_kernel_writes_them() -> None:
 
 @pytest.mark.parametrize("told", [True, False], ids=["by its mount", "by its own device"])
 def test_who_holds_a_lock_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
-    """The kernel's list names a file's device: that of the mount, where the kernel tells it, else what ``stat`` says."""
+    """The kernel's list names a file's device: that of the mount, where the kernel tells, else what stat says."""
     if not told:
         monkeypatch.setattr(disk, "mount_of", lambda folder: None)
     path = tmp_path / "lock"
@@ -454,7 +462,9 @@ def test_beside_a_running_vmm(ask: Ask, log: Path) -> None:
     assert ask("verify", "--store", log).code == 0
 
 
-@pytest.mark.parametrize("content", [None, b"", bytes(8192), b"x" * 8192], ids=["none", "empty", "zeros", "torn"])
+@pytest.mark.parametrize(
+    "content", [None, b"", bytes(8192), b"esrm head 1\ncou" + bytes(600)], ids=["none", "empty", "zeros", "torn"]
+)
 def test_no_record_needs_no_head_file(ask: Ask, tmp_path: Path, content: bytes | None) -> None:
     """A log that was opened and never written to has nothing to lose; its head file may have been cut off half made."""
     log = tmp_path / "new.db"
@@ -549,6 +559,17 @@ def test_a_broken_chain_is_never_accepted(ask: Ask, log: Path) -> None:
     assert (answer.code, answer.out) == (3, "")
     assert "cannot be accepted, for it was changed. position 9, web-1@8" in answer.err
     assert not head_of(log).exists()
+
+
+def test_a_log_is_accepted_under_any_of_its_names(ask: Ask, log: Path) -> None:
+    """Named by a link, it is the log itself that gets a head file, and nothing appears beside the link."""
+    head_of(log).unlink()
+    link = log.with_name("link.db")
+    link.symlink_to(log.name)
+    assert ask("doctor", link, "--adopt", "--yes").code == 0
+    assert read_slots(head_of(log))[0][0].position == 25
+    assert not head_of(link).exists()
+    assert "nothing to accept" in ask("doctor", link, "--adopt").out
 
 
 def test_nothing_is_done_where_nothing_is_wrong(ask: Ask, log: Path) -> None:

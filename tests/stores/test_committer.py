@@ -468,7 +468,7 @@ def test_a_refusal_inside_a_transaction_ends_it(path: Path):
 
 
 def test_who_was_kept_waiting_in_vain_knows_the_end_all_the_same(path: Path):
-    """A head that follows each second lags behind the log: after a refusal the end is read from the log, not from it."""
+    """A head that follows each second lags behind: after a refusal the end is read from the log, not from it."""
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 0)
     for revision in range(3):
         assert committer.commit([turn("web-1", b"%d" % revision, revision - 1)])

@@ -65,6 +65,7 @@ def test_a_claim_that_fails_says_so_and_lets_go(log: Path):
     assert descriptors(head_path(log)) == 0
     with pytest.raises(FileNotFoundError):
         HeadFile(log.with_name("other.db")).claim(fresh=False)
+    head_path(log).write_bytes(b"\n" * SLOT_BYTES + b"esrm he")
     file.claim(fresh=True)
     assert file.claimed
     file.release()

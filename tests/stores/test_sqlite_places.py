@@ -8,14 +8,14 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio
 import apsw
 import pytest
 
-from esrm.errors import StoreError
+from esrm.errors import Corrupt, StoreError
 from esrm.stores.sqlite import SqliteReader, SqliteStore, schema
 from esrm.stores.sqlite.schema import APPLICATION_ID, open_writer
 from esrm.testing import BytesCodec, drafts
@@ -238,10 +238,72 @@ def test_a_log_that_was_emptied_is_not_begun_anew(tmp_path: Path):
         assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize("empty", [True, False], ids=["emptied", "gone"])
+async def test_what_is_left_of_a_log_is_not_destroyed(tmp_path: Path, empty: bool):
+    """The file was moved away, and its WAL and head were not: nothing begins there, and put back it is all there."""
+    path, aside = tmp_path / "vm.db", tmp_path / "aside"
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0", b"1"), expected=-1)
+        for name in ("vm.db-wal", "vm.db-head"):
+            shutil.copy(tmp_path / name, tmp_path / f"{name}-kept")
+        path.rename(aside)
+    for name in ("vm.db-wal", "vm.db-head"):
+        (tmp_path / f"{name}-kept").replace(tmp_path / name)
+    if empty:
+        path.touch()
+    with pytest.raises(
+        Corrupt, match=r"is (gone|empty), but 2 records were acknowledged, says vm\.db-head: put the log"
+    ):
+        await SqliteStore(path, CODEC).__aenter__()
+    (tmp_path / "vm.db-head").rename(tmp_path / "head")
+    with pytest.raises(
+        StoreError, match=r"is (gone|empty), but the WAL of a log is there, vm\.db-wal: put the log back"
+    ):
+        await SqliteStore(path, CODEC).__aenter__()
+    (tmp_path / "head").rename(tmp_path / "vm.db-head")
+    aside.replace(path)
+    async with SqliteStore(path, CODEC) as store:
+        assert await store.head() == 2
+
+
+@pytest.mark.parametrize("content", [b"a shopping list", b"SQLite format 3\0", b"\n" * 8704 + b"\n"])
+async def test_another_file_is_not_taken_for_a_head(tmp_path: Path, content: bytes):
+    """Who names a log so that its head file would overwrite another file is told, and the file stays."""
+    (tmp_path / "vm.db-head").write_bytes(content)
+    with pytest.raises(StoreError, match=r"vm\.db-head is where the head of this log must be, and is no head file"):
+        await SqliteStore(tmp_path / "vm.db", CODEC).__aenter__()
+    assert os.listdir(tmp_path) == ["vm.db-head"]
+    assert (tmp_path / "vm.db-head").read_bytes() == content
+
+
+async def test_a_log_has_no_name_of_a_file_beside_one(tmp_path: Path):
+    """Another log's WAL, or its head, would be called so."""
+    for name in ("vm.db-wal", "vm.db-head", "vm.db-cache"):
+        with pytest.raises(StoreError, match="the name of a file beside a log"):
+            await SqliteStore(tmp_path / name, CODEC).__aenter__()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["helpful", "records_are_never_changed"], ids=["added", "another's name"])
+async def test_nobody_writes_where_a_trigger_may_leave_it_out(tmp_path: Path, name: str):
+    """A trigger that esrm did not make can drop a record that was appended; it is refused before the first one."""
+    path = tmp_path / "vm.db"
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute(f"DROP TRIGGER IF EXISTS {name}")
+        connection.execute(f"CREATE TRIGGER {name} BEFORE INSERT ON records BEGIN SELECT raise(IGNORE); END")
+    async with SqliteStore(path, CODEC) as store:
+        with pytest.raises(Corrupt, match=rf"has triggers that esrm did not make: {name}\. .*drop them"):
+            await store.append("web-1", drafts(b"1"), expected=0)
+        with closing(apsw.Connection(str(path))) as connection:
+            connection.execute(f"DROP TRIGGER {name}")
+        [record] = await store.append("web-1", drafts(b"1"), expected=0)
+        assert record.position == 2
+
+
 @pytest.mark.parametrize(("block", "blocks", "fits"), [(1024, 1024, True), (1024, 1023, False), (4096, 1, True)])
-def test_how_much_room_is_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, blocks: int, fits: bool
-):
+def test_how_much_room_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, blocks: int, fits: bool):
     """One MiB where blocks are smaller than a page of memory; where they are not, SQLite's own look is enough."""
 
     class Place:

@@ -42,7 +42,7 @@ from esrm.stores.records import (
 )
 from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
 from esrm.stores.sqlite.reader import BY_REVISION, HEAD, LAST_OF, SqliteReader
-from esrm.stores.sqlite.schema import close, cramped, fetch, open_writer, translated, trouble
+from esrm.stores.sqlite.schema import close, cramped, fetch, foreign_triggers, open_writer, size, translated, trouble
 
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
 _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
@@ -124,6 +124,8 @@ class Committer(Generic[E]):
         self.head, self.commit_s, self.full = 0, 0.0, False
         self.poisoned: Exception | None = None
         self._connection: apsw.Connection | None = None
+        if not size(path):
+            self._check_vacant()
         self._connect(create=True)
         try:
             with translated(path):
@@ -133,6 +135,15 @@ class Committer(Generic[E]):
         except BaseException:
             self._disconnect()
             raise
+
+    def _check_vacant(self) -> None:
+        """Raise if another log was here, or what lies where this one's head must be is no head file."""
+        head = head_path(self._path)
+        if size(head) and (slot := read_head(head, fresh=True)) and slot.position:
+            raise Corrupt(
+                f"{self._path} is {'empty' if self._path.exists() else 'gone'}, but {slot.position:,} records were "
+                f"acknowledged, says {head.name}: put the log back, with its WAL, or move that away to begin a new one"
+            )
 
     def look(self) -> None:
         """Learn what other processes have committed. The writer of a log knows without looking."""
@@ -260,7 +271,7 @@ class Committer(Generic[E]):
                 slot = known
                 self._file.begin(slot)
             self._check_anchor(slot)
-            self._check_index(position)
+            self._check_tables(position)
             with suppress(apsw.BusyError):  # a sync of our predecessor may have failed: build on nothing in its WAL
                 self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
@@ -295,8 +306,13 @@ class Committer(Generic[E]):
                 f"acknowledged: it was changed, or the two files are not of one log; {cure}"
             )
 
-    def _check_index(self, position: int) -> None:
-        """Raise unless the index, which no hash covers, leads to the end of every stream: a revision is given once."""
+    def _check_tables(self, position: int) -> None:
+        """Raise unless what is appended is what is stored, and the index, which no hash covers, leads to all of it."""
+        if strange := foreign_triggers(self._live()):
+            raise Corrupt(
+                f"{self._path} has triggers that esrm did not make: {', '.join(strange)}. They can change or leave out "
+                "what is appended; drop them"
+            )
         [[found]] = self._fetch(_REVISIONS)
         if found != position:
             raise Corrupt(

@@ -97,12 +97,7 @@ def read_slots(path: Path) -> tuple[list[Slot], int]:
     Raises:
         StoreError: there is a file and it cannot be read.
     """
-    try:
-        data = path.read_bytes()[:_SIZE]
-    except FileNotFoundError:
-        return [], 0
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; check its permissions") from error
+    data = _read(path)
     cuts = [data[start : start + SLOT_BYTES] for start in SLOTS]
     whole = [slot for cut in cuts if (slot := parse(cut))]
     return sorted(whole, key=lambda slot: -slot.counter), sum(bool(cut.strip()) for cut in cuts) - len(whole)
@@ -116,12 +111,34 @@ def read_head(path: Path, *, fresh: bool = False) -> Slot | None:
         fresh: the log has no records, so the head file may be half made: zeros, torn slots, anything.
 
     Raises:
-        Corrupt: something was written there, and no slot of it is whole. StoreError: it cannot be read.
+        Corrupt: something was written there, and no slot of it is whole. StoreError: it cannot be read, or is no head
+            file, which a new log would overwrite.
     """
     whole, damaged = read_slots(path)
     if not whole and damaged and not fresh:
         raise Corrupt(f"{path} is damaged: neither of its slots is as it was written")
+    if not whole and not _begun(_read(path)):
+        raise StoreError(
+            f"{path} is where the head of this log must be, and is no head file: move it away, or rename the log"
+        )
     return whole[0] if whole else None
+
+
+def _read(path: Path) -> bytes:
+    """A byte more than a head file has, at most; nothing if there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_SIZE + 1)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; check its permissions") from error
+
+
+def _begun(data: bytes) -> bool:
+    """Whether this may be a head file that was only half made when the power failed: blanks, and pieces of slots."""
+    starts = (data[start : start + 12].strip(b"\0\n") for start in SLOTS)
+    return len(data) <= _SIZE and all(start in b"esrm head 1\n" for start in starts)
 
 
 class HeadFile:

@@ -11,6 +11,7 @@ a file when *any* descriptor of it is closed, so one innocent ``open(path).read(
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,9 @@ CREATE TRIGGER streams_are_never_deleted BEFORE DELETE ON streams BEGIN SELECT r
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
+
+_TRIGGERS = frozenset(re.findall("CREATE TRIGGER .*END", TABLES))
+BESIDE = ("-wal", "-shm", "-journal", "-head", "-cache")  # what is added to a log's name for the files beside it
 
 # One statement, so one moment: another process may be making the tables just now.
 _MARKS = """SELECT application_id, user_version, (SELECT group_concat(name, ', ') FROM
@@ -131,8 +135,16 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
     """
     with _opening(path):
         _check_place(path)
-        if not create and not path.exists():
-            raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
+        if not path.exists():
+            if not create:
+                raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
+            if path.name.endswith(BESIDE):
+                raise StoreError(f"{path} has the name of a file beside a log, which {BESIDE} end: choose another one")
+        if create and not size(path) and size(Path(f"{path}-wal")):  # SQLite would delete it
+            raise StoreError(
+                f"{path} {'is empty' if path.exists() else 'is gone'}, but the WAL of a log is there, {path.name}-wal: "
+                "put the log back, or move its WAL away to begin a new one"
+            )
         connection = apsw.Connection(str(path))
         try:
             connection.set_busy_timeout(busy_ms)
@@ -168,7 +180,7 @@ def open_reader(path: Path) -> apsw.Connection:
         try:
             return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
         except (apsw.ReadOnlyError, apsw.CantOpenError):
-            if not os.access(path, os.R_OK) or _size(Path(f"{path}-wal")):
+            if not os.access(path, os.R_OK) or size(Path(f"{path}-wal")):
                 raise
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             return _connect(path, f"{path.as_uri()}?immutable=1", flags)
@@ -196,7 +208,7 @@ def _leave_folding(connection: apsw.Connection) -> None:
 
 def close(connection: apsw.Connection, path: Path) -> None:
     """Close a connection. A WAL that is empty goes with the last one; one that is not is left to the log's writer."""
-    if not _size(Path(f"{path}-wal")):
+    if not size(Path(f"{path}-wal")):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
 
@@ -216,6 +228,12 @@ def cramped(path: Path) -> str | None:
         f"its file system has {room:,} bytes left, in blocks of {place.f_bsize:,}: SQLite's index of the WAL could "
         f"then end this process (SIGBUS). Make room, at least {ROOM_BYTES:,} bytes"
     )
+
+
+def foreign_triggers(connection: apsw.Connection) -> list[str]:
+    """Return the names of triggers that esrm did not make: with one, what is appended may not be what is stored."""
+    found = fetch(connection, "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+    return [name for name, sql in found if sql not in _TRIGGERS]
 
 
 def _check_place(path: Path) -> None:
@@ -245,7 +263,7 @@ def _is_blank(connection: apsw.Connection, path: Path) -> bool:
             f"{path} is another program's SQLite database (application id {marker & 0xFFFFFFFF:#x}, "
             f"tables: {tables or 'none'}); choose another file"
         )
-    if _size(path) == 1:
+    if size(path) == 1:
         raise apsw.NotADBError("a file of one byte, which SQLite takes for an empty one")
     return True
 
@@ -281,8 +299,9 @@ def _set_durability(connection: apsw.Connection, path: Path, synchronous: str, b
         raise StoreError(f"{path}: SQLite did not take synchronous={synchronous}")
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
+    """Return a file's size in bytes, without opening it; 0 if there is none that can be seen."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return 0

@@ -25,7 +25,7 @@ from esrm.stores.sqlite.doctor import disk, place
 from esrm.stores.sqlite.doctor.findings import Finding, counted, sized
 from esrm.stores.sqlite.heads import Slot, head_path
 from esrm.stores.sqlite.reader import HEAD
-from esrm.stores.sqlite.schema import TABLES, close, fetch, located, open_reader, translated
+from esrm.stores.sqlite.schema import TABLES, close, fetch, foreign_triggers, located, open_reader, translated
 
 _SQLITE_FIXED, _SQLITE_BACKPORTS = (3, 51, 3), {(3, 50): 7, (3, 44): 6}  # https://sqlite.org/wal.html#walresetbug
 _EVENT_BYTES = (
@@ -167,6 +167,9 @@ def _schema(connection: apsw.Connection) -> Finding:
     changed = sorted(name for name, sql in ours.items() if here.get(name) != sql)
     added = sorted(here.keys() - ours.keys())
     values = {"changed": changed, "added": added}
+    if strange := foreign_triggers(connection):
+        what = f"{', '.join(strange)}: no trigger of esrm's, and what is appended may not be what is stored"
+        return Finding("bad", "schema", what, "drop it, and check what the log says with esrm verify", values)
     if changed:
         what = f"not as esrm made it: {', '.join(changed)} missing or changed, so somebody has worked on the file"
         return Finding("warning", "schema", what, "check what the log says with esrm verify", values)
