@@ -10,10 +10,12 @@ import click
 
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
-from esrm.cli.trust import origin_option, output_option, read, write
-from esrm.errors import Unproven
-from esrm.proofs import Checkpoint, Request, SigningKey, consistency_ranges, origin_of, tree_roots
+from esrm.cli.trust import chosen_origin, origin_option, output_option, read, signing_key, write
+from esrm.errors import Corrupt, Unproven
+from esrm.proofs import Checkpoint, Request, consistency_ranges, tree_roots
+from esrm.proofs.checkpoint import number
 from esrm.proofs.note import parse
+from esrm.stores.chain import cut
 
 
 @click.command("checkpoint")
@@ -30,21 +32,28 @@ def command(asked: Asked, key: str, since: str | None, origin: str | None, outpu
 
     Prints a checkpoint (C2SP tlog-checkpoint): the log's name, how many records it has, and the root of the Merkle tree
     over them. Give it to somebody who keeps it: whatever is changed in those records later, `esrm verify --since`
-    notices. Every record is checked before anything is signed.
+    notices. Every record is checked before anything is signed, and that none is missing at the log's end.
 
     \b
     esrm checkpoint --key host.key -o monday.checkpoint
     esrm checkpoint --key host.key --since monday.checkpoint | esrm cosign --key ...
     """
-    signer = SigningKey.load(key)
+    signer = signing_key(key)
+    if fault := cut(asked.reader):
+        raise Corrupt(f"nothing is signed: {fault}")
     size = asked.past.head() + 1
-    origin = origin or origin_of(signer.name, asked.vm)
+    origin = chosen_origin(origin, signer, asked.vm)
     old = None if since is None or since.isdecimal() else _read(since)
-    old_size = 0 if since is None else int(since[:19]) if old is None else old.size
+    old_size = old.size if old is not None else number(since or "0", "--since")
     if old is not None and old.origin != origin:
         raise Unproven(f"{since} is a checkpoint of {old.origin}, not of {origin}")
     if old_size > size:
-        raise Unproven(f"{asked.vm} has {size} records, and had {old_size} in {since}: it was cut short")
+        raise Unproven(
+            f"{asked.vm} has {size} records, and had {old_size} in {since}: it was cut short"
+            if old is not None
+            else f"{asked.vm} has {size} records, so no request can go on from {old_size}: it was cut short, or another"
+            " log has so many"
+        )
     with Progress("hashing", size) as tick:
         ranges = [(0, size), (0, old_size), *consistency_ranges(old_size, size)]
         root, old_root, *path = tree_roots(asked.reader, asked.vm, ranges, tick)

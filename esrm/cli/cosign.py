@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
 from esrm.cli.options import Asked, common
-from esrm.cli.trust import output_option, read, verifier_keys, vkey_option, write
-from esrm.proofs import Request, SigningKey, Witness
+from esrm.cli.trust import output_option, read, signing_key, verifier_keys, vkey_option, writing
+from esrm.proofs import Request, Witness
 
 
 @click.command("cosign")
@@ -28,14 +29,18 @@ def command(
 
     Reads what `esrm checkpoint --since` wrote (or, for a log's first time, a checkpoint), from a file or stdin. If the
     proof shows that the log begins with what this witness cosigned last, it remembers the new size, and prints the
-    checkpoint with its signature and the time added. It needs no log, and should run where the log's owner is not
-    root. Refuses with exit code 3: a log that went back, or has two histories; a proof that does not hold; any log but
-    those of the given keys.
+    checkpoint with its signature and the time added; the signatures of other witnesses stay as they are. A request
+    whose answer was lost may be made again. It needs no log, and should run where the log's owner is not root. Refuses
+    with exit code 3: a log that went back, or has two histories; a proof that does not hold; any log but those of the
+    given keys.
 
     \b
     esrm cosign request --key witness.key --memory seen.json --vkey host.key.pub
     """
+    if Path(output).resolve() == Path(memory).resolve():
+        raise click.UsageError("-o and --memory are one file: a witness must not forget what it has signed")
     # All is read before anything is written: a request that is none creates no memory.
-    asked_for, signer, logs = Request.parse(read(request)), SigningKey.load(key), verifier_keys(vkeys)
+    asked_for, signer, logs = Request.parse(read(request)), signing_key(key), verifier_keys(vkeys)
     witness = Witness(signer, memory, logs, new=new)
-    write(output, str(witness.cosign(asked_for, now=int(time.time()))))
+    with writing(output) as file:  # first: what cannot be written shall not be remembered
+        file.write(str(witness.cosign(asked_for, now=int(time.time()))).encode())

@@ -6,20 +6,18 @@ import click
 
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
-from esrm.cli.trust import origin_option, output_option, read, write
-from esrm.errors import Unproven
+from esrm.cli.trust import chosen_origin, origin_option, output_option, read, signing_key, write
+from esrm.errors import Corrupt, Unproven
 from esrm.proofs import (
     Checkpoint,
     Note,
     Receipt,
-    SigningKey,
     columns_of,
     inclusion_ranges,
-    origin_of,
     tree_roots,
 )
 from esrm.proofs.note import parse
-from esrm.stores.chain import GENESIS
+from esrm.stores.chain import GENESIS, cut
 
 
 @click.command("prove")
@@ -46,6 +44,8 @@ def command(
     """
     if (checkpoint is None) == (key is None):
         raise click.UsageError("a receipt needs a checkpoint: --checkpoint FILE, or --key FILE to sign a new one")
+    if fault := cut(asked.reader):
+        raise Corrupt(f"nothing is proven: {fault}")
     revision = asked.past.revision(rev)
     if checkpoint is not None:
         note = parse(read(checkpoint))
@@ -54,9 +54,10 @@ def command(
         if root != known.root:
             raise Unproven(f"the first {known.size} records of {asked.vm} are not those of {known.origin}, as signed")
     else:
-        signer, size = SigningKey.load(key or ""), asked.past.head() + 1
+        signer, size = signing_key(key or ""), asked.past.head() + 1
+        origin = chosen_origin(origin, signer, asked.vm)
         root, receipt = _proven(asked, revision, size, Note(""))
-        signed = Checkpoint(origin or origin_of(signer.name, asked.vm), size, root).signed(signer)
+        signed = Checkpoint(origin, size, root).signed(signer)
         receipt = Receipt(receipt.columns, receipt.path, signed)
     write(output, str(receipt))
 

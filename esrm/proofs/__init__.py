@@ -5,7 +5,7 @@ grew. All are text in the open formats of https://c2sp.org, so other programs re
 needs the package ``cryptography`` (``pip install 'esrm[proofs]'``), which is imported when it is first needed.
 
 Read ``merkle.py`` (trees), ``keys.py`` and ``note.py`` (signatures), ``tree.py`` (a VM's log as a tree),
-``checkpoint.py``, ``receipt.py``, ``witness.py``. The page for users is ``docs/proofs.md``.
+``checkpoint.py``, ``receipt.py``, ``witness.py`` (with ``files.py``). The page for users is ``docs/proofs.md``.
 """
 
 from esrm.proofs.checkpoint import Checkpoint, Opened, open_checkpoint, origin_of, speaks_for, vm_of

@@ -16,14 +16,17 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from esrm.errors import Malformed, Refused, Unproven
-from esrm.proofs.keys import LOG, WITNESS, SigningKey, VerifierKey, decode, encode
+from esrm.proofs.keys import LOG, WITNESS, SigningKey, VerifierKey, check_name, decode, encode
 from esrm.proofs.merkle import EMPTY, HASH_BYTES
 from esrm.proofs.note import Note, Signed, parse, sign, verified
 
 SIZE_MAX = 2**63 - 1
 """Leaves in a tree, at most."""
+ORIGIN_MAX = 6_000
+"""Characters in an origin that is signed, at most: more than the longest names of a key and of a VM make together."""
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+_OTHERS = {"old ": "a request to a witness", "c2sp.org/tlog-proof@": "a receipt"}  # by how they begin
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -54,7 +57,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
         """
         lines = text.split("\n")
         if len(lines) < 4 or lines.pop() or "" in lines:
-            raise Malformed("a checkpoint is an origin, a size and a root, each in a line of its own")
+            other = "".join(f"; this is {what}" for start, what in _OTHERS.items() if text.startswith(start))
+            raise Malformed(f"a checkpoint is an origin, a size and a root, each in a line of its own{other}")
         size, root = number(lines[1], "the size"), hash_of(lines[2], "the root")
         if not size and root != EMPTY:
             raise Malformed("an empty tree has not this root")
@@ -64,8 +68,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
         """The note that a log's key makes of it.
 
         Raises:
+            Malformed: its origin is none to sign (``check_origin``).
             Refused: it is a witness's key, or the package ``cryptography`` is not installed.
         """
+        check_origin(self.origin)
         if key.kind != LOG:
             raise Refused(f"{key.name} is a witness by its key: a checkpoint is signed with a log's key")
         return Note(str(self), (sign(str(self), key),))
@@ -93,8 +99,8 @@ def open_checkpoint(note: Note | bytes, keys: Sequence[VerifierKey], origin: str
         Refused: the package ``cryptography`` is not installed.
     """
     note = parse(note) if isinstance(note, bytes) else note
+    checkpoint = Checkpoint.parse(note.text)  # first: that another file's signatures do not hold would be a false alarm
     signed = verified(note, keys)
-    checkpoint = Checkpoint.parse(note.text)
     if not signed.logs:
         names = ", ".join(key.name for key in keys if key.kind != WITNESS) or "nobody: no key of a log was given"
         signers = ", ".join(signature.name for signature in note.signatures)
@@ -111,6 +117,21 @@ def open_checkpoint(note: Note | bytes, keys: Sequence[VerifierKey], origin: str
 def origin_of(name: str, vm: str) -> str:
     """The origin of a VM's log whose key has this name: ``example.org/host/web-1``."""
     return f"{name}/{quote(vm, safe='')}"
+
+
+def check_origin(origin: str) -> str:
+    """The origin itself, if esrm signs it: as the name of a key may be, and at most 6,000 characters.
+
+    Other makes may sign what C2SP only advises against, blanks for example; that is read all the same.
+
+    Raises:
+        Malformed: it is none, and why.
+    """
+    if len(origin) > ORIGIN_MAX:
+        raise Malformed(
+            f"{origin!r:.80} is no origin: it has {len(origin):,} characters; at most {ORIGIN_MAX:,} are allowed"
+        )
+    return check_name(origin, "origin")
 
 
 def speaks_for(name: str, origin: str) -> bool:
@@ -132,8 +153,10 @@ def number(text: str, what: str) -> int:
     Raises:
         Malformed: it is none.
     """
-    if not _NUMBER.fullmatch(text) or int(text) > SIZE_MAX:
-        raise Malformed(f"{what} is no number: {text!r:.40}")
+    if not _NUMBER.fullmatch(text):
+        raise Malformed(f"{what} is no number as it is written here: {text!r:.40}")
+    if len(text) > 19 or int(text) > SIZE_MAX:  # first the length: int() itself refuses very long ones
+        raise Malformed(f"{what} is larger than {SIZE_MAX}, the most that a log may have")
     return int(text)
 
 

@@ -154,7 +154,7 @@ class SigningKey(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SigningKey:
-        """The key in a file.
+        """The key in a file. Who else may read the file is not asked here; the command line warns of it.
 
         Raises:
             OSError: the file cannot be read.
@@ -181,14 +181,14 @@ def read_line(path: str | os.PathLike[str]) -> str:
         raise Malformed(f"{os.fspath(path)} holds no key: it is no text") from None
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "name for a key") -> str:
     """The name itself, if a key may have it: not empty, without blanks, control characters and plus signs.
 
     Raises:
         Malformed: it may not.
     """
     if not name or "+" in name or not name.isprintable() or any(c.isspace() for c in name):
-        raise Malformed(f"{name!r:.80} is no name for a key: it must be printable, without blanks and plus signs")
+        raise Malformed(f"{name!r:.80} is no {what}: it must be printable, without blanks and plus signs")
     return name
 
 

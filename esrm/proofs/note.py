@@ -25,7 +25,7 @@ TIME_MAX = 2**63 - 1
 """Unix time in seconds that a cosignature may have, at most."""
 
 _DASH = "\N{EM DASH}"
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # all below the blank but newlines
+_UNFIT = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]|\A\ufeff")  # controls, what is no UTF-8, a byte order mark
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -69,11 +69,8 @@ def parse(data: bytes) -> Note:
     """
     if len(data) > NOTE_BYTES_MAX:
         raise Malformed(f"a note has at most {NOTE_BYTES_MAX:,} bytes")
-    try:
-        whole = data.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"a note is UTF-8, but {error}") from None
-    if _CONTROL.search(whole):
+    whole = unicode(data, "a note")
+    if _UNFIT.search(whole):
         raise Malformed("a note has no control characters but newlines")
     head, blank, tail = whole.rpartition("\n\n")
     if not blank or not tail.endswith("\n"):
@@ -82,6 +79,22 @@ def parse(data: bytes) -> Note:
     if len(lines) > SIGNATURES_MAX:
         raise Malformed(f"a note has at most {SIGNATURES_MAX} signatures")
     return Note(f"{head}\n", tuple(map(_signature, lines)))
+
+
+def unicode(data: bytes, what: str) -> str:
+    """The text that the bytes are, if it came as it was written: an editor or a mail program may have changed it.
+
+    Raises:
+        Malformed: it is no UTF-8, or has a byte order mark or the line ends of Windows.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{what} is UTF-8, but {error}") from None
+    for added, there in (("a byte order mark", text.startswith("\ufeff")), ("line ends of Windows", "\r\n" in text)):
+        if there:
+            raise Malformed(f"{what} with {added} is none: a program has added that; get the file again as it was")
+    return text
 
 
 def sign(text: str, key: SigningKey, *, now: int | None = None) -> Signature:
@@ -96,8 +109,8 @@ def sign(text: str, key: SigningKey, *, now: int | None = None) -> Signature:
         Malformed: the text cannot be a note's.
         Refused: the package ``cryptography`` is not installed.
     """
-    if not text.endswith("\n") or _CONTROL.search(text):
-        raise Malformed("a note's text ends in a newline, and has no other control characters")
+    if not text.endswith("\n") or _UNFIT.search(text):
+        raise Malformed("a note's text is UTF-8, ends in a newline, and has no other control characters")
     public = key.public
     if key.kind == LOG:
         assert now is None, "only witnesses sign the time"

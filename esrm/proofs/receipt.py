@@ -19,7 +19,7 @@ from esrm.errors import Malformed, Unproven
 from esrm.proofs.checkpoint import Opened, hash_of, number, open_checkpoint, vm_of
 from esrm.proofs.keys import VerifierKey, decode, encode
 from esrm.proofs.merkle import leaf_hash, verify_inclusion
-from esrm.proofs.note import Note, parse
+from esrm.proofs.note import Note, parse, unicode
 from esrm.stores.chain import link
 from esrm.stores.records import Row, id_bytes, id_text
 
@@ -89,10 +89,7 @@ class Receipt(msgspec.Struct, frozen=True):
         if len(data) > RECEIPT_BYTES_MAX:
             raise Malformed(f"a receipt has at most {RECEIPT_BYTES_MAX:,} bytes")
         head, _, note = data.partition(b"\n\n")
-        try:
-            lines = head.decode().split("\n")
-        except UnicodeDecodeError as error:
-            raise Malformed(f"a receipt is UTF-8, but {error}") from None
+        lines = unicode(head, "a receipt").split("\n")
         if len(lines) < 3 or lines[0] != HEADER or lines[1][:6] != "extra " or lines[2][:6] != "index ":
             raise Malformed(f"a receipt begins with {HEADER}, and lines of extra data and of the index")
         if len(lines) - 3 > PATH_MAX:

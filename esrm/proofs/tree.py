@@ -34,7 +34,7 @@ def leaves(reader: Rows, vm: str, tick: Callable[[int], object] | None = None) -
         try:
             computed = link(previous, *row[:8])
         except (AttributeError, TypeError, ValueError, struct.error) as error:
-            raise Corrupt(f"{vm}, revision {count}: a column cannot hold what it holds: {error}") from error
+            raise Corrupt(f"{vm}, revision {count}: a column holds what no store writes; see esrm verify") from error
         if row[2] != count or computed != row[8]:
             raise Corrupt(f"{vm}, revision {count}: the record is not as it was written; esrm verify says more")
         yield leaf_hash(computed)

@@ -2,11 +2,12 @@
 
 It cosigns a checkpoint after a proof that the new tree begins with the one it cosigned last, and remembers the new one,
 on the disk, before it answers. So nobody can be shown another history than it was, unless witness and log conspire.
-The request, the order of the checks and the answer are those of C2SP tlog-witness, without its HTTP.
+The request, the order of the checks and the answer are those of C2SP tlog-witness, without its HTTP; but a request that
+was answered already is answered again, since an answer may be lost on its way.
 
-The memory is a file: JSON, the last note that was cosigned for each origin, as it was answered. Since each carries the
-witness's own signature, a memory that somebody else has edited is noticed; one that was put back is not. Next:
-``checkpoint.py``.
+The memory is a file: JSON, the last note that was cosigned for each origin, and one signature by the witness over all
+of them. So a memory that somebody else has edited is noticed, be it one entry fewer; an older one that was put back
+whole is not. Next: ``files.py``, how it is replaced.
 """
 
 from __future__ import annotations
@@ -21,15 +22,26 @@ import msgspec
 
 from esrm.errors import Corrupt, Malformed, Refused, Unproven
 from esrm.proofs.checkpoint import Checkpoint, hash_of, number, open_checkpoint
-from esrm.proofs.keys import LOG, WITNESS, SigningKey, VerifierKey, encode
+from esrm.proofs.files import replacing
+from esrm.proofs.keys import LOG, WITNESS, SigningKey, VerifierKey, decode, encode
 from esrm.proofs.merkle import verify_consistency
-from esrm.proofs.note import NOTE_BYTES_MAX, Note, parse, sign, verified
+from esrm.proofs.note import NOTE_BYTES_MAX, Note, parse, sign
 
 PATH_MAX = 63
 """Hashes in a consistency proof, at most."""
-MEMORY_BYTES_MAX = 256_000_000
 
-_memory = msgspec.json.Decoder(dict[str, str])
+_DOMAIN = b"esrm witness memory v1\n"  # no note or cosignature begins so: what signs a memory signs nothing else
+
+
+class _Memory(msgspec.Struct):
+    """The file: base64 of a signature over ``_DOMAIN`` and the bytes of ``seen``, which are a JSON object of notes."""
+
+    signature: str
+    seen: msgspec.Raw
+
+
+_memory = msgspec.json.Decoder(_Memory)
+_notes = msgspec.json.Decoder(dict[str, str])
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -74,8 +86,8 @@ class Witness:
         key: the witness's own, of type ``WITNESS``.
         memory: the file with what it cosigned last; beside it lies a lock, ``-lock``, so that processes take turns.
         logs: the keys of the logs it will cosign for, each for the origins that its name speaks for.
-        new: begin without a memory. It must not exist then, and must exist otherwise: a witness that has forgotten
-            would sign anything.
+        new: begin without a memory, which is made when something is cosigned. It must not exist then, and must exist
+            otherwise: a witness that has forgotten would sign anything.
 
     Raises:
         Refused: a key of the wrong type, a memory that is missing, or exists.
@@ -86,15 +98,9 @@ class Witness:
     ) -> None:
         if key.kind != WITNESS or any(log.kind != LOG for log in logs):
             raise Refused("a witness needs a witness's key of its own, and the keys of logs")
-        self._key, self._public, self._logs = key, key.public, logs
-        self._path = Path(os.path.abspath(memory))
-        with self._locked():
-            if new and self._path.exists():
-                raise Refused(f"{self._path} exists: a witness that begins anew would forget what it has signed")
-            if new:
-                self._remember({})
-            elif not self._path.exists():
-                raise Refused(f"{self._path} does not exist: a witness without its memory would sign anything")
+        self._key, self._public, self._logs, self._new = key, key.public, logs, new
+        self._path = Path(os.path.realpath(memory))  # the lock lies beside the file itself, not beside a link to it
+        self._known()
 
     def __repr__(self) -> str:
         return f"<Witness {self._key.name} that remembers in {self._path}>"
@@ -110,13 +116,15 @@ class Witness:
     def cosign(self, request: Request, *, now: int) -> Note:
         """The checkpoint of the request with this witness's signature added; it is remembered when this returns.
 
+        The signatures that it came with are in the answer as they were, so that witnesses can be asked one after the
+        other. Those by keys that this one does not know it has not checked: it vouches for the log alone.
+
         Args:
-            request: see ``Request``. Only what the witness has checked is in the answer: its own signature and those
-                by the log's known keys.
+            request: see ``Request``. One whose checkpoint was cosigned last, from a smaller size, is answered again.
             now: Unix time in seconds, which is signed too.
 
         Raises:
-            Malformed: there is no checkpoint in the request.
+            Malformed: there is no checkpoint in the request, or no room for one more signature.
             Unproven: the checkpoint is signed by no known key, or not for that origin; the log has gone back, or has
                 two histories; the proof does not hold; or this witness remembers another size, which is named.
             Corrupt: the memory is not what this witness wrote.
@@ -128,10 +136,13 @@ class Witness:
         with self._locked():
             memory = self._recall()
             self._check(self._seen(memory, checkpoint.origin), checkpoint, request)
-            checked = tuple(s for s in request.note.signatures if (s.name, s.id) in known)
-            note = Note(request.note.text, (*checked, sign(request.note.text, self._key, now=now)))
-            self._remember({**memory, checkpoint.origin: str(note)})
-        return note
+            text, mine = request.note.text, sign(request.note.text, self._key, now=now)
+            others = [s for s in request.note.signatures if (s.name, s.id) != (mine.name, mine.id)]
+            answer = parse(str(Note(text, (*others, mine))).encode())  # raises if that is more than a note may have
+            # The log's own signatures are evidence if it ever shows another history; strangers' would only take room.
+            evidence = Note(text, (*(s for s in others if (s.name, s.id) in known), mine))
+            self._remember({**memory, checkpoint.origin: str(evidence)})
+        return answer
 
     def _check(self, seen: Checkpoint | None, new: Checkpoint, request: Request) -> None:
         """Whether a log that was as seen (None: never) may now be as asked; raises if not."""
@@ -145,6 +156,8 @@ class Witness:
                 f"{new.origin} has two histories: of {size} records this witness has cosigned the root"
                 f" {encode(seen.root)}, and is shown {encode(new.root)}. Both are signed: keep them"
             )
+        if seen and new.size == size > request.old:
+            return  # asked again, with a proof from where the log was before: the answer may not have arrived
         if request.old != size:
             raise Unproven(
                 f"{new.origin}: the request goes on from {request.old} records, but this witness has cosigned {size}:"
@@ -162,38 +175,43 @@ class Witness:
             )
 
     def _seen(self, memory: dict[str, str], origin: str) -> Checkpoint | None:
-        if origin not in memory:
-            return None
-        try:
-            note = parse(memory[origin].encode())
-            mine = verified(note, [self._public]).witnesses
-            checkpoint = Checkpoint.parse(note.text)
-        except (Malformed, Unproven, UnicodeEncodeError) as error:
-            raise Corrupt(f"{self._path}: what is remembered of {origin!r:.200} is no checkpoint: {error}") from error
-        if not mine or checkpoint.origin != origin:
-            raise Corrupt(f"{self._path}: what is remembered of {origin!r:.200} is not cosigned by {self._key.name}")
-        return checkpoint
+        return Checkpoint.parse(parse(memory[origin].encode()).text) if origin in memory else None
+
+    def _known(self) -> bool:
+        """Whether there is a memory; raises if there should be one, or none."""
+        exists = self._path.exists()
+        if self._new and exists:
+            raise Refused(
+                f"{self._path} exists: a witness that begins anew would forget what it has signed; leave out --new"
+            )
+        if not self._new and not exists:
+            raise Refused(f"{self._path} does not exist: a witness without its memory would sign anything")
+        return exists
 
     def _recall(self) -> dict[str, str]:
+        """What was remembered last; nothing of it is read before the signature over all of it holds."""
+        if not self._known():
+            return {}
         try:
-            with self._path.open("rb") as file:
-                return _memory.decode(file.read(MEMORY_BYTES_MAX))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Corrupt(f"{self._path} is no witness's memory: {error}") from error
+            memory = _memory.decode(self._path.read_bytes())
+            seen = bytes(memory.seen)
+            if self._public.verifies(_DOMAIN + seen, decode(memory.signature)):
+                return _notes.decode(seen)
+            what = f"it is not what {self._key.name} has signed: edited, or another witness's"
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            what = f"it is not as a witness writes it ({error!s:.200})"
+        raise Corrupt(
+            f"{self._path} is not to be believed: {what}. Put back the newest copy that there is. Without one, move it"
+            " away, and begin anew with --new: such a witness knows nothing of what it signed before"
+        )
 
     def _remember(self, memory: dict[str, str]) -> None:
         """Replace the memory: after a power cut it is the old one or the new one, and the new one once this returns."""
-        fresh = self._path.with_name(f"{self._path.name}-new")
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(memory)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        seen = msgspec.json.format(msgspec.json.encode(memory))
+        signature = encode(self._key.sign(_DOMAIN + seen))
+        with replacing(self._path) as file:
+            file.write(msgspec.json.encode(_Memory(signature, msgspec.Raw(seen))) + b"\n")
+        self._new = False
 
     @contextmanager
     def _locked(self) -> Generator[None]:

@@ -10,6 +10,7 @@ import pytest
 from scale import pick, repeat, seed
 
 from esrm.errors import Malformed, Refused, Unproven
+from esrm.names import NAME_MAX
 from esrm.proofs import (
     EMPTY,
     LOG,
@@ -26,7 +27,8 @@ from esrm.proofs import (
     verified,
     vm_of,
 )
-from esrm.proofs.keys import decode, encode
+from esrm.proofs.checkpoint import ORIGIN_MAX
+from esrm.proofs.keys import KEY_TEXT_MAX, decode, encode
 from esrm.proofs.note import NOTE_BYTES_MAX, SIGNATURES_MAX, parse
 
 # Facts: the examples of C2SP signed-note, tlog-checkpoint and tlog-cosignature, and of the documentation of Go's
@@ -279,7 +281,22 @@ def test_as_many_signatures_as_the_format_asks_for() -> None:
     assert parse(inner.encode()).text == f"text\n\n{GOOD}\n"
 
 
-@pytest.mark.parametrize("text", ["no newline", "", "a\tb\n", "a\0\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xef\xbb\xbf" + SPEC_NOTE.encode(), "a note with a byte order mark is none"),
+        (SPEC_NOTE.replace("\n", "\r\n").encode(), "a note with line ends of Windows"),
+        (SPEC_NOTE.encode("utf-16"), "a note is UTF-8, but "),
+    ],
+    ids=["byte order mark", "line ends", "utf-16"],
+)
+def test_what_a_program_did_to_a_note_on_the_way(data: bytes, said: str) -> None:
+    """It is named as that. "The signature does not hold" would be a false alarm: nobody has forged anything."""
+    with pytest.raises(Malformed, match=said):
+        open_checkpoint(data, [VerifierKey.parse(SPEC_KEY)])
+
+
+@pytest.mark.parametrize("text", ["no newline", "", "a\tb\n", "a\0\n", "\r\n", "\ud800\n", "\ufeffa\n"])
 def test_texts_that_cannot_be_signed(text: str) -> None:
     """What is signed can always be read again."""
     with pytest.raises(Malformed):
@@ -478,6 +495,36 @@ def test_texts_that_are_no_checkpoints(text: str) -> None:
     if text.endswith("\n") and "\0" not in text:
         with pytest.raises(Malformed):
             open_checkpoint(note_by(HOST, text=text), [HOST.public])
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "a\nb", "a b", "a+b", "\udcff", "\x7f", "\u2028", "\ufeffa", "x" * (ORIGIN_MAX + 1)], ids=ascii
+)
+def test_origins_that_are_not_signed(origin: str) -> None:
+    """What is signed is a checkpoint for everybody who reads it; what others sign, blanks and all, is read."""
+    with pytest.raises(Malformed, match="is no origin: it "):
+        Checkpoint(origin, 0, EMPTY).signed(HOST)
+    theirs = note_by(HOST, text=f"go.sum database tree\n0\n{encode(EMPTY)}\n")
+    assert open_checkpoint(theirs, [HOST.public], "go.sum database tree").checkpoint.size == 0
+
+
+def test_the_longest_names_make_an_origin() -> None:
+    """A key's name and a VM's name that are allowed are never too long together."""
+    name = "x" * (KEY_TEXT_MAX - len("+00000000+") - 44)
+    key = SigningKey(name, LOG, HOST.seed)
+    assert VerifierKey.parse(str(key.public)) == key.public
+    vm = "\U0001f600" * NAME_MAX
+    note = Checkpoint(origin_of(name, vm), 0, EMPTY).signed(key)
+    assert vm_of(name, open_checkpoint(note, [key.public]).checkpoint.origin) == vm
+
+
+@pytest.mark.parametrize(
+    ("start", "what"), [("old 3\n\n", "a request to a witness"), ("c2sp.org/tlog-proof@v1\nx\n\n", "a receipt")]
+)
+def test_another_file_than_a_checkpoint_is_named(start: str, what: str) -> None:
+    """A request or a receipt ends in a signed checkpoint, whose signature does not hold for the whole of it."""
+    with pytest.raises(Malformed, match=f"this is {what}"):
+        open_checkpoint(start.encode() + str(note_by(HOST)).encode(), [HOST.public])
 
 
 def test_extension_lines_are_kept_and_signed() -> None:

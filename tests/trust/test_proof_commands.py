@@ -97,11 +97,11 @@ async def tell(path: Path) -> None:
                     await manager.allocate(device)
 
 
-async def grow(path: Path) -> None:
+async def grow(path: Path, step: str = "assign") -> None:
     """Three records more for web-1."""
     async with open_store(f"sqlite:{path}") as store, ResourceManager(store, vm="web-1", actor="vmm") as manager:
         for device in ("net0", "blk0", "gpu0"):
-            await manager.assign(device)
+            await getattr(manager, step)(device)
 
 
 def edit(*statements: str, rechain: bool = True) -> None:
@@ -353,7 +353,7 @@ def test_the_log_at_hand_may_disagree(ask: Ask, here: Path) -> None:
     ask("--vm db-1 prove 1 --key host.key -o r")
     edit("DELETE FROM records WHERE stream = 2", "DELETE FROM streams WHERE id = 2", rechain=False)
     document = json.loads(ask("verify --receipt r --vkey host.key.pub --json").out)
-    assert document["log"] == {"ok": False, "what": "it has no VM db-1"}
+    assert document["log"] == {"ok": False, "what": "it has no VM db-1: its log was cut off, or this is another one"}
 
 
 def test_no_receipt_of_what_was_not_signed(ask: Ask, here: Path) -> None:
@@ -403,7 +403,8 @@ def test_a_witness_follows_a_log(ask: Ask, here: Path) -> None:
     (here / "request").write_text(request, encoding="utf-8")
     assert ask(f"{cosign} request -o b.checkpoint").code == 0
     assert ask(f"verify --since b.checkpoint {BOTH}").code == 0
-    answer = ask(cosign, request)
+    anyio.run(grow, here / "vm.db", "release")
+    answer = ask(cosign, ask("checkpoint --key host.key --since 10").out)
     assert answer.code == 3
     assert "goes on from 10 records, but this witness has cosigned 13: prove it from there" in answer.err
     assert "(esrm checkpoint --since 13)" in answer.err
@@ -434,11 +435,147 @@ def test_a_request_is_made_of_the_same_log_only(ask: Ask, here: Path) -> None:
     assert "a.checkpoint is a checkpoint of example.org/host/web-1, not of example.org/host/db-1" in answer.err
     answer = ask("checkpoint --key host.key --since 11")
     assert (answer.code, answer.out) == (3, "")
-    assert "web-1 has 10 records, and had 11 in 11: it was cut short" in answer.err
+    assert "web-1 has 10 records, so no request can go on from 11: it was cut short, or another log" in answer.err
     edit("UPDATE records SET actor = 'mallory' WHERE stream = 1 AND revision = 3")
     answer = ask("checkpoint --key host.key --since a.checkpoint")
     assert (answer.code, answer.out) == (3, "")
     assert "the first 10 records of web-1 are not those of a.checkpoint" in answer.err
+
+
+def test_several_witnesses_sign_one_after_the_other(ask: Ask, here: Path) -> None:
+    """The second adds its line to the first one's, in the same file, and so again when the log has grown."""
+    ask("keygen example.net/second second.key --witness")
+    ask("checkpoint --key host.key -o a.checkpoint")
+    for key in ("witness.key", "second.key", "witness.key"):
+        new = "" if (here / f"seen-{key}").exists() else "--new"
+        line = f"cosign a.checkpoint --key {key} --memory seen-{key} {new} --vkey host.key.pub -o a.checkpoint"
+        assert ask(line) == (0, "", "")
+    answer = ask(f"verify --since a.checkpoint {BOTH} --vkey second.key.pub")
+    assert answer.code == 0
+    assert "cosigned by example.net/second at " in answer.out
+    anyio.run(grow, here / "vm.db")
+    request = ask("checkpoint --key host.key --since a.checkpoint").out
+    proof, note = request.partition("\n\n")[0], request.partition("\n\n")[2]
+    for key in ("witness.key", "second.key"):  # docs/proofs.md does this with sed
+        note = ask(f"cosign --key {key} --memory seen-{key} --vkey host.key.pub", f"{proof}\n\n{note}").out
+    answer = ask(f"verify --since - {BOTH} --vkey second.key.pub", note)
+    assert answer.code == 0
+    assert "the first 13 records are what was signed" in answer.out
+
+
+# -- files that are written ------------------------------------------------------------------------------------------
+
+WRITERS = {
+    "checkpoint": "checkpoint --key host.key -o {}",
+    "prove": "prove 3 --key host.key -o {}",
+    "cosign": "cosign a.checkpoint --key witness.key --memory seen --new --vkey host.key.pub -o {}",
+}
+
+
+@pytest.mark.parametrize("name", [
+    "vm.db", "vm.db-wal", "vm.db-shm", "vm.db-head", "host.key", "host.key.pub", "link", "notes.txt", "cut",
+])  # fmt: skip
+@pytest.mark.parametrize("line", WRITERS.values(), ids=WRITERS)
+def test_nothing_is_overwritten_but_proofs(ask: Ask, here: Path, line: str, name: str) -> None:
+    """Not the log, what is beside it (there or not, empty or not), a key, nor what somebody else has written."""
+    ask("checkpoint --key host.key -o a.checkpoint")
+    (here / "link").symlink_to("vm.db")
+    (here / "vm.db-wal").touch()
+    (here / "notes.txt").write_text("to do\n")
+    (here / "cut").write_bytes((here / "a.checkpoint").read_bytes()[:90])
+    before = {path: path.read_bytes() for path in here.iterdir()}
+    answer = ask(line.format(name))
+    assert (answer.code, answer.out) == (2, "")
+    assert "it is not overwritten; choose another name with -o" in answer.err
+    assert {path: path.read_bytes() for path in here.iterdir()} == before
+
+
+@pytest.mark.parametrize("line", WRITERS.values(), ids=WRITERS)
+def test_a_proof_takes_the_place_of_another(ask: Ask, here: Path, line: str) -> None:
+    """Or of an empty file, with the permissions of that one, and through a link; nothing else is left behind."""
+    ask("checkpoint --key host.key -o a.checkpoint")
+    out, link = here / "out", here / "link"
+    link.symlink_to("out")
+    for content in (b"", ask("--vm db-1 checkpoint --key host.key").out.encode()):
+        (here / "seen").unlink(missing_ok=True)
+        out.write_bytes(content)
+        out.chmod(0o640)
+        assert ask(line.format("link")).code == 0
+        assert out.read_bytes() not in (b"", content)
+        assert out.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    assert not list(here.glob(".esrm-*"))
+    assert ask(line.format("/dev/stdout").replace(" --new", "")).code == 0, "a device is written as it is"
+
+
+def test_an_output_that_cannot_be_written(ask: Ask, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known before the witness remembers; if the disk fails after that, the same request is answered again."""
+    cosign = "cosign a.checkpoint --key witness.key --memory seen --vkey host.key.pub"
+    ask("checkpoint --key host.key -o a.checkpoint")
+    answer = ask(f"{cosign} --new -o none/out")
+    assert answer.code == 2
+    assert "No such file or directory" in answer.err
+    assert not (here / "seen").exists()
+    assert "-o and --memory are one file" in ask(f"{cosign} --new -o ./seen").err
+
+    replace = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda self, target: replace(self, target) if target.name == "seen" else fail())
+        assert "Input/output error" in ask(f"{cosign} --new -o out").err
+    assert (here / "seen").exists()
+    assert not (here / "out").exists()
+    assert not list(here.glob(".esrm-*"))
+    assert ask(f"{cosign} -o out").code == 0
+    assert ask(f"verify --since out {BOTH}").code == 0
+
+
+def fail() -> None:
+    """A disk that does."""
+    raise OSError(5, "Input/output error")
+
+
+def test_a_refused_first_request_can_be_made_again(ask: Ask, here: Path) -> None:
+    """With the right key this time; the first one has left no empty memory."""
+    line = "cosign --key witness.key --memory seen --new --vkey {}"
+    first = ask("checkpoint --key host.key").out
+    assert ask(line.format("thief.key.pub"), first).code == 3
+    assert not (here / "seen").exists()
+    assert ask(line.format("host.key.pub"), first).code == 0
+
+
+def test_a_key_that_others_may_read(ask: Ask, here: Path) -> None:
+    """A warning that says what to do; the command goes on, and nobody's output is touched."""
+    (here / "host.key").chmod(0o644)
+    answer = ask("checkpoint --key host.key")
+    assert answer.code == 0
+    assert answer.err == (
+        "esrm: warning: others than its owner may use host.key (its mode is 0644): chmod 600 host.key\n"
+    )
+    (here / "host.key").chmod(0o600)
+    assert ask("checkpoint --key host.key") == (0, answer.out, "")
+
+
+@pytest.mark.parametrize("origin", ["", "a\nb", "a b", "\udcff", "x" * 6001], ids=ascii)
+def test_origins_that_are_refused(ask: Ask, here: Path, origin: str) -> None:
+    """They come from a shell, so anything may be in them; nothing is signed."""
+    for line in (["checkpoint"], ["prove", "3"]):
+        assert cli.run([*line, "--key", "host.key", "--origin", origin, "-o", "out"]) == 2
+    assert not (here / "out").exists()
+
+
+def test_a_file_that_is_no_checkpoint_is_no_alarm(ask: Ask, here: Path) -> None:
+    """A request, a receipt, or what an editor did to a checkpoint: exit code 2, and it is said what it is."""
+    ask("checkpoint --key host.key -o a.checkpoint")
+    text = (here / "a.checkpoint").read_text(encoding="utf-8")
+    for stdin, said in (
+        (ask("checkpoint --key host.key --since a.checkpoint").out, "this is a request to a witness"),
+        (ask("prove 3 --key host.key").out, "this is a receipt"),
+        (f"\ufeff{text}", "a note with a byte order mark is none"),
+        (text.replace("\n", "\r\n"), "a note with line ends of Windows is none"),
+    ):
+        answer = ask("verify --since - --vkey host.key.pub", stdin)
+        assert (answer.code, answer.out) == (2, "")
+        assert said in answer.err
 
 
 # -- asked wrongly ---------------------------------------------------------------------------------------------------
@@ -465,6 +602,10 @@ def test_a_request_is_made_of_the_same_log_only(ask: Ask, here: Path) -> None:
         ("checkpoint", "Missing option '--key'"),
         ("checkpoint --key none", "No such file or directory"),
         ("checkpoint --key host.key --since none", "No such file or directory"),
+        ("checkpoint --key host.key --since 99999999999999999999999", "--since is larger than 9223372036854775807"),
+        ("checkpoint --key host.key --since 09", "--since is no number as it is written here: '09'"),
+        ("checkpoint --key host.key --origin a+b", "'a+b' is no origin"),
+        ("prove 3 --key host.key --origin \udcff", "'\\udcff' is no origin"),
         ("checkpoint --key host.key --vm nobody", "no VM 'nobody' in this store"),
         ("checkpoint --key witness.key", "a log's key"),
         ("cosign a", "Missing option"),
@@ -574,3 +715,47 @@ def test_a_checkpoint_is_checked_with_openssl(ask: Ask, here: Path) -> None:
     text = (here / "a.checkpoint").read_text(encoding="utf-8")
     (here / "a.checkpoint").write_text(text.replace("\n10\n", "\n11\n"), encoding="utf-8")
     assert check("a.checkpoint", key).returncode != 0, "another size"
+
+
+# -- a log that is known to be cut ------------------------------------------------------------------------------------
+
+
+def cut(*statements: str) -> None:
+    """Edit the log with SQL, and leave the head file as it is."""
+    head = Path("vm.db-head").read_bytes()
+    edit(*statements, rechain=False)
+    Path("vm.db-head").write_bytes(head)
+
+
+def test_nothing_is_signed_of_a_log_that_is_cut(ask: Ask, here: Path) -> None:
+    """The head file says that records are missing, be they another VM's: no checkpoint, no request and no receipt."""
+    ask("checkpoint --key host.key -o a.checkpoint")
+    cut("DELETE FROM records WHERE position > 12")
+    for line in (
+        "checkpoint --key host.key -o out", "checkpoint --key host.key --since a.checkpoint -o out",
+        "prove 1 --key host.key -o out", "prove 1 --checkpoint a.checkpoint -o out",
+    ):  # fmt: skip
+        answer = ask(line)
+        assert (answer.code, answer.out) == (3, "")
+        assert (
+            "position 13: missing; position 14 was acknowledged, says the head file: 2 records are gone" in answer.err
+        )
+        assert not (here / "out").exists()
+
+
+def test_a_checkpoint_of_another_name_when_all_is_gone(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say whose it is, and no VM is left to be asked; but not because there never was one."""
+    ask("checkpoint --key host.key --origin else.where -o a.checkpoint")
+    monkeypatch.delenv("ESRM_VM")
+    cut("DELETE FROM records", "DELETE FROM streams")
+    answer = ask("verify --since a.checkpoint --vkey host.key.pub --origin else.where")
+    assert answer.code == 3
+    assert "position 1: missing; position 14 was acknowledged, says the head file: 14 records are gone" in answer.err
+
+
+@pytest.mark.parametrize("line", ["--since a --since b", "--receipt a --receipt b", "--since a --receipt b"])
+def test_one_question_at_a_time(ask: Ask, line: str) -> None:
+    """Of two checkpoints none is passed over in silence."""
+    answer = ask(f"verify {line} --vkey host.key.pub")
+    assert (answer.code, answer.out) == (2, "")
+    assert "two questions: ask them one after the other" in answer.err

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from scale import pick, repeat, seed
 
@@ -18,6 +20,7 @@ from esrm.proofs import (
     Checkpoint,
     Note,
     Request,
+    Signature,
     SigningKey,
     Witness,
     consistency_ranges,
@@ -25,8 +28,9 @@ from esrm.proofs import (
     open_checkpoint,
     roots,
 )
-from esrm.proofs import witness as module
-from esrm.proofs.keys import encode
+from esrm.proofs import files as module
+from esrm.proofs.keys import decode, encode
+from esrm.proofs.note import SIGNATURES_MAX
 
 HOST = SigningKey("example.org/host", LOG, bytes(range(32)))
 KEY = SigningKey("example.com/witness", WITNESS, bytes(32))
@@ -79,14 +83,41 @@ def test_a_first_checkpoint_comes_without_a_proof(witness: Witness, tmp_path: Pa
     assert witness.seen(ORIGIN) is None
 
 
-def test_what_it_signs_is_only_what_it_has_checked(witness: Witness) -> None:
-    """Signatures by others are not in the answer; a witness vouches for none that it does not know."""
-    stranger = SigningKey("example.net/stranger", LOG, bytes(32))
+def test_witnesses_sign_one_after_the_other(witness: Witness, tmp_path: Path) -> None:
+    """Each adds its signature, or renews it; all others stay as they came, and strangers' are not remembered."""
+    other = SigningKey("example.com/other", WITNESS, bytes([7]) * 32)
+    second = Witness(other, tmp_path / "second", [HOST.public], new=True)
     asked = request(0, 7)
-    noisy = Request(
-        0, (), type(asked.note)(asked.note.text, asked.note.signatures + request(0, 7, key=stranger).note.signatures)
-    )
-    assert [signature.name for signature in witness.cosign(noisy, now=NOW).signatures] == [HOST.name, KEY.name]
+    stranger = Signature("example.net/stranger", b"none", b"of it is believed")
+    note = witness.cosign(Request(0, (), Note(asked.note.text, (*asked.note.signatures, stranger))), now=NOW)
+    note = second.cosign(Request(0, (), note), now=NOW + 1)
+    assert note.signatures[:2] == (*asked.note.signatures, stranger)
+    assert open_checkpoint(note, [*BOTH, other.public]).signed.witnesses == {KEY.public: NOW, other.public: NOW + 1}
+    note = witness.cosign(Request(7, (), note), now=NOW + 2)
+    assert [signature.name for signature in note.signatures] == [HOST.name, stranger.name, other.name, KEY.name]
+    assert open_checkpoint(note, BOTH).signed.witnesses == {KEY.public: NOW + 2}
+    assert stranger.name not in (tmp_path / "memory").read_text()
+
+
+def test_a_note_without_room_for_one_more_signature(witness: Witness, tmp_path: Path) -> None:
+    """What is answered can be read again, so a note that is full is refused, and not remembered."""
+    asked = request(0, 7)
+    full = asked.note.signatures * SIGNATURES_MAX
+    with pytest.raises(Malformed, match="a note has at most 100 signatures"):
+        witness.cosign(Request(0, (), Note(asked.note.text, full)), now=NOW)
+    assert not (tmp_path / "memory").exists()
+    witness.cosign(Request(0, (), Note(asked.note.text, full[1:])), now=NOW)
+
+
+def test_an_answer_that_was_lost_is_given_again(witness: Witness) -> None:
+    """The same request, from where the log was before, is cosigned again; any other history of that size is not."""
+    for old, new in ((0, 5), (5, 9)):
+        witness.cosign(request(old, new), now=NOW)
+        assert open_checkpoint(witness.cosign(request(old, new), now=NOW + 1), BOTH).checkpoint.size == new
+    with pytest.raises(Unproven, match="two histories"):
+        witness.cosign(request(5, 9, fork=7), now=NOW)
+    with pytest.raises(Unproven, match="gone back"):
+        witness.cosign(request(0, 5), now=NOW)
 
 
 REFUSED = {
@@ -189,6 +220,18 @@ def test_a_witness_does_not_begin_anew_by_accident(tmp_path: Path) -> None:
     assert Witness(KEY, tmp_path / "memory", [HOST.public]).seen(ORIGIN)
 
 
+def test_a_refused_beginning_leaves_no_memory(witness: Witness, tmp_path: Path) -> None:
+    """What was asked wrongly the first time can be asked rightly the second time, in the same words."""
+    for asked in (request(0, 7, key=SigningKey("example.net/x", LOG, bytes(32))), request(3, 7)):
+        with pytest.raises(Unproven):
+            witness.cosign(asked, now=NOW)
+        assert not (tmp_path / "memory").exists()
+    again = Witness(KEY, tmp_path / "memory", [HOST.public], new=True)
+    again.cosign(request(0, 7), now=NOW)
+    with pytest.raises(Refused, match="exists: a witness that begins anew would forget"):
+        witness.cosign(request(0, 7), now=NOW)
+
+
 def test_keys_of_the_wrong_sort(tmp_path: Path) -> None:
     """A log cannot be its own witness with the same key, nor a witness be taken for a log."""
     for key, logs in ((HOST, [HOST.public]), (KEY, [KEY.public])):
@@ -197,16 +240,37 @@ def test_keys_of_the_wrong_sort(tmp_path: Path) -> None:
     assert not (tmp_path / "memory").exists()
 
 
+def like(memory: str, seen: dict[str, str]) -> str:
+    """A memory, byte for byte as a witness writes it, with other entries."""
+    return memory.partition('"seen":')[0] + f'"seen":{msgspec.json.format(msgspec.json.encode(seen)).decode()}}}\n'
+
+
 @pytest.mark.parametrize(
-    "edit", ["size", "root", "origin", "truncate", "noise", "list", "unsigned", "other", "surrogate"]
-)
+    "edit",
+    [
+        "size", "root", "origin", "truncate", "noise", "list", "unsigned", "other", "surrogate", "nothing", "empty",
+        "forgotten", "dropped", "pasted", "another's",
+    ],
+)  # fmt: skip
 def test_a_memory_that_somebody_edited(witness: Witness, tmp_path: Path, edit: str) -> None:
-    """What is remembered carries the witness's own signature: no size or root in it can be made smaller."""
-    witness.cosign(request(0, 20), now=NOW)
+    """One signature is over all that is remembered: no entry can be changed, dropped, or put back to an older one."""
+    old = witness.cosign(request(0, 3), now=NOW)
+    witness.cosign(request(0, 3, origin=f"{ORIGIN}2"), now=NOW)
+    witness.cosign(request(3, 20), now=NOW)
     path = tmp_path / "memory"
     text = path.read_text()
     unsigned = str(request(0, 20).note).replace("\n", "\\n")
+    seen = json.loads(text)["seen"]
+    assert like(text, seen) == text
+    thief = SigningKey(KEY.name, WITNESS, bytes([7]) * 32)
+    Witness(thief, tmp_path / "other", [HOST.public], new=True).cosign(request(0, 3), now=NOW)
     path.write_text({
+        "nothing": "",
+        "empty": "{}",
+        "forgotten": like(text, {}),
+        "dropped": like(text, {name: seen[name] for name in seen if name != ORIGIN}),
+        "pasted": like(text, {**seen, ORIGIN: str(old)}),
+        "another's": (tmp_path / "other").read_text(),
         "size": text.replace("\\n20\\n", "\\n2\\n"),
         "root": text.replace("\\n20\\n", "\\n20\\n").replace(text.split("\\n")[2], encode(bytes(32))),
         "origin": text.replace('"example.org/host/web-1":', '"example.org/host/web-2":'),
@@ -218,9 +282,49 @@ def test_a_memory_that_somebody_edited(witness: Witness, tmp_path: Path, edit: s
         "surrogate": f'{{"{ORIGIN}": "\\ud800"}}',
     }[edit])  # fmt: skip
     origin = "example.org/host/web-2" if edit == "origin" else ORIGIN
-    with pytest.raises(Corrupt) as caught:
-        Witness(KEY, path, [HOST.public]).cosign(request(0, 25, origin=origin), now=NOW)
-    assert str(caught.value).startswith(str(path)), "it is the memory that is not believed, not the log"
+    for asked in (request(0, 25, origin=origin), request(3, 25, fork=4), request(20, 25)):
+        with pytest.raises(Corrupt) as caught:
+            Witness(KEY, path, [HOST.public]).cosign(asked, now=NOW)
+        assert str(caught.value).startswith(f"{path} is not to be believed"), "the memory is, not the log"
+        assert "Put back the newest copy" in str(caught.value)
+
+
+def test_what_signs_a_memory_signs_nothing_else(witness: Witness, tmp_path: Path) -> None:
+    """The signature over a memory has a beginning of its own: it is no note's and no cosignature's."""
+    witness.cosign(request(0, 20), now=NOW)
+    document = json.loads((tmp_path / "memory").read_text())
+    seen = (tmp_path / "memory").read_bytes().partition(b'"seen":')[2].strip()[:-1]
+    signature = decode(document["signature"])
+    assert KEY.public.verifies(b"esrm witness memory v1\n" + seen, signature)
+    assert not KEY.public.verifies(seen, signature)
+
+
+def test_an_old_memory_put_back_is_not_noticed(witness: Witness, tmp_path: Path) -> None:
+    """This is what the pages say does not hold: the whole file as it once was is the witness's own word."""
+    witness.cosign(request(0, 3), now=NOW)
+    old = (tmp_path / "memory").read_bytes()
+    witness.cosign(request(3, 20), now=NOW)
+    (tmp_path / "memory").write_bytes(old)
+    witness.cosign(request(3, 25, fork=4), now=NOW)
+
+
+def test_no_log_is_forgotten_when_many_ask_at_once(tmp_path: Path) -> None:
+    """Each asks a witness of its own that shares the memory with all others, as processes do: all are remembered."""
+    origins = [f"{ORIGIN}{n}" for n in range(12)]
+    Witness(KEY, tmp_path / "memory", [HOST.public], new=True).cosign(request(0, 1), now=NOW)
+    threads = [
+        threading.Thread(
+            target=Witness(KEY, tmp_path / "memory", [HOST.public]).cosign,
+            args=(request(0, 3, origin=origin),),
+            kwargs={"now": NOW},
+        )
+        for origin in origins
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads((tmp_path / "memory").read_text())["seen"]) == sorted([ORIGIN, *origins])
 
 
 def test_it_remembers_before_it_answers(witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +333,21 @@ def test_it_remembers_before_it_answers(witness: Witness, tmp_path: Path, monkey
     fsync, replace = os.fsync, Path.replace
 
     def synced(file: int) -> None:
-        done.append(f"fsync {os.readlink(f'/proc/self/fd/{file}').removeprefix(str(tmp_path)) or '/'}")
+        done.append(f"fsync {fresh(Path(os.readlink(f'/proc/self/fd/{file}')))}")
         fsync(file)
 
     def replaced(self: Path, target: Path) -> Path:
-        done.append(f"rename {self.name} {target.name}")
+        done.append(f"rename {fresh(self)} {fresh(target)}")
         return replace(self, target)
+
+    def fresh(path: Path) -> str:
+        return "new" if path.name.startswith(".esrm-") else path.name
 
     monkeypatch.setattr(module.os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
     witness.cosign(request(0, 20), now=NOW)
-    assert done == ["fsync /memory-new", "rename memory-new memory", "fsync /"]
+    assert done == ["fsync new", "rename new memory", f"fsync {tmp_path.name}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory", "memory-lock"]
 
 
 @pytest.mark.parametrize("call", [1, 2])
