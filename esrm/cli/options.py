@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from esrm import names
 from esrm.cli import output
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _remembered(flag: str, name: str, **settings: Any) -> Callable[[Any], Any]:
         # What the environment says, it has already said to the group: a command line's --store stands against it.
         inherited = ctx.parent is not None and source is click.core.ParameterSource.ENVIRONMENT and "envvar" in settings
         if value not in (None, False) and not inherited:
-            setattr(asked, name, value)
+            setattr(asked, name, names.check(flag, value) if name == "vm_option" else value)
 
     return click.option(flag, name, callback=remember, expose_value=False, **settings)
 

@@ -8,6 +8,8 @@ receipt needs no log at all.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +25,26 @@ from esrm.cli.trust import checkpoint_document, origin_option, read, signers, ve
 from esrm.cli.wording import headline
 from esrm.core import events
 from esrm.core.state import VmState
-from esrm.errors import Corrupt, Refused, Unproven
-from esrm.history import fold
-from esrm.stores.base import Verdict
-from esrm.stores.base import verify as verify_chain
-from esrm.stores.records import StreamHead, decoded, iso
+from esrm.errors import Corrupt, EsrmError, Refused, Unproven
+from esrm.history import step
+from esrm.stores.chain import Verdict, cut, pages, walk
+from esrm.stores.chain import verify as verify_chain
+from esrm.stores.records import decoded, iso
 
 if TYPE_CHECKING:
     from esrm.proofs import Opened
 
-STEP = 5_000
-"""Events between two looks at the clock."""
+LISTED = 8
+"""Of so many VMs it is said one by one what is still good; of more only where not all is."""
 
 
 @click.command("verify")
 @click.option(
-    "--since", type=click.Path(dir_okay=False, allow_dash=True), metavar="CHECKPOINT",
+    "--since", multiple=True, type=click.Path(dir_okay=False, allow_dash=True), metavar="CHECKPOINT",
     help="Check against a signed checkpoint that the log still begins as it did then.",
 )  # fmt: skip
 @click.option(
-    "--receipt", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
+    "--receipt", multiple=True, type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help="Check a receipt instead; no log is needed.",
 )  # fmt: skip
 @vkey_option("Whom to believe: a log's key, or a witness's, who then must have cosigned; or a file with it.")
@@ -50,8 +52,9 @@ STEP = 5_000
 @common()
 @click.pass_context
 def command(
-    ctx: click.Context, asked: Asked, since: str | None, receipt: str | None, vkeys: tuple[str, ...], origin: str | None
-) -> None:
+    ctx: click.Context, asked: Asked, since: tuple[str, ...], receipt: tuple[str, ...], vkeys: tuple[str, ...],
+    origin: str | None,
+) -> None:  # fmt: skip
     """Check that the log is what was written.
 
     Recomputes the chain of hashes over every column of every record, compares its end with the head that is kept
@@ -67,14 +70,14 @@ def command(
     esrm verify --since monday.checkpoint --vkey host.key.pub
     esrm verify --receipt 12.tlog-proof --vkey host.key.pub --vkey witness.key.pub
     """
-    if since is not None and receipt is not None:
-        raise click.UsageError("--since and --receipt are two questions: ask them one after the other")
-    if bool(vkeys) != (since is not None or receipt is not None):
+    if len(since + receipt) > 1:
+        raise click.UsageError("two of --since and --receipt are two questions: ask them one after the other")
+    if bool(vkeys) != bool(since + receipt):
         raise click.UsageError("--since and --receipt need a --vkey: whom to believe (and nothing else needs one)")
-    if receipt is not None:
-        ok = _receipt(asked, receipt, vkeys, origin)
-    elif since is not None:
-        ok = _since(asked, since, vkeys, origin)
+    if receipt:
+        ok = _receipt(asked, receipt[0], vkeys, origin)
+    elif since:
+        ok = _since(asked, since[0], vkeys, origin)
     else:
         ok = _whole(asked)
     ctx.exit(0 if ok else 3)
@@ -84,27 +87,36 @@ def command(
 
 
 def _whole(asked: Asked) -> bool:
-    heads = [head for head in asked.reader.streams() if asked.vm_option in (None, head.vm)]
-    if not heads:
-        asked.past.head()  # names the VMs there are
-    total = asked.reader.head() if asked.vm_option is None else heads[0].revision + 1
-    with Progress("verifying the chain", total) as tick:
+    vms = _vms(asked)
+    with Progress("verifying the chain", sum(vms.values())) as tick:
         verdict = verify_chain(asked.reader, asked.vm_option, tick=tick)
-    return _answer(asked, verdict, heads)
+    if verdict.ok and not vms:
+        asked.past.head()  # names the VMs there are
+    return _answer(asked, verdict, vms)
+
+
+def _vms(asked: Asked) -> dict[str, int]:
+    """How many records each VM that was asked for has; 0 where damage keeps the log from telling."""
+    found: dict[str, int] = {}
+    try:
+        found = {head.vm: head.revision + 1 for head in asked.reader.streams()}
+    except Corrupt:  # which record and column it is, the chain tells
+        with suppress(Corrupt):
+            found = dict.fromkeys(sorted(asked.reader.names().values()), 0)
+    return {vm: records for vm, records in found.items() if vm and asked.vm_option in (None, vm)}
 
 
 def _answer(
-    asked: Asked, verdict: Verdict, heads: list[StreamHead], opened: Opened | None = None, what: str | None = None
+    asked: Asked, verdict: Verdict, vms: dict[str, int], opened: Opened | None = None, what: str | None = None
 ) -> bool:
     """Replay, and tell all that was found; with a checkpoint also ``what`` is wrong with the log by it, if anything."""
     with undisturbed():
-        replays = [_replay(asked, head) for head in heads]
+        replays = [_replay(asked, vm, records) for vm, records in vms.items()]
+    replays = [replay for replay in replays if replay["revision"] >= 0 or not replay["ok"]]  # not a name alone
     ok = verdict.ok and what is None and all(replay["ok"] for replay in replays)
     fault = _fault_document(asked, verdict)
-    if fault is not None:  # what is still good, VM by VM: each has a chain of its own
-        for replay in replays:
-            replay["records"] = verify_chain(asked.reader, replay["vm"]).good
-    anchored = _anchored(asked)
+    good = "" if fault is None else _still_good(asked, replays, sum(vms.values()))
+    anchored, trouble = _anchored(asked)
     document: dict[str, Any] = {
         "ok": ok, "records": verdict.good, "anchored": anchored, "fault": fault, "vms": replays,
     }  # fmt: skip
@@ -114,29 +126,42 @@ def _answer(
     def text() -> None:
         if opened is not None:
             _print_checkpoint(opened, what)
-        count = f"{verdict.good:,} record{'s' * (verdict.good != 1)} as written"
-        line(_mark(fault is None), f"chain: {count}", "" if fault is None else ", then this:")
-        if fault is not None:
-            line(f"        {verdict.fault}")
-            if fault["columns"]:
-                several = "one of " if len(fault["columns"]) > 1 else ""
-                line(f"        column: {several}{', '.join(fault['columns'])} ({fault['why']})")
-            line("        still good: ", "; ".join(f"{r['vm']}, {r['records']:,} records" for r in replays))
+        _print_chain(verdict, fault, trouble)
+        if good:
+            line("        still good: ", good)
         for replay in replays:
             _print_replay(replay)
-        if not anchored:
+        if not anchored and not trouble:
             line(paint("note    ", fg="yellow"), "no head file: records cut off the end of the log would not be missed")
 
     asked.answer_one(document, text)
     return ok
 
 
-def _anchored(asked: Asked) -> bool:
-    """Whether something outside of the log says where it must end; a head file that is damaged does not."""
+def _anchored(asked: Asked) -> tuple[bool, str | None]:
+    """Whether something outside of the log says where it must end; and why it cannot, if it is damaged."""
     try:
-        return asked.reader.anchor() is not None
-    except Corrupt:
-        return False
+        return asked.reader.anchor() is not None, None
+    except EsrmError as error:
+        return False, str(error)
+
+
+def _still_good(asked: Asked, replays: list[dict[str, Any]], total: int) -> str:
+    """What is still good, VM by VM, for each has a chain of its own: in words, and entered in what its replay said."""
+    done, faulty = 0, list[dict[str, Any]]()
+    with Progress("looking for what is still good", total) as tick:
+        for replay in replays:
+            verdict = walk(asked.reader, replay["vm"], -1, tick=lambda good, done=done: tick(done + good))
+            replay["records"] = verdict.good
+            done += verdict.good
+            if not verdict.ok:
+                faulty.append(replay)
+    listed = replays if len(replays) <= LISTED else faulty[:LISTED]
+    parts = [f"{replay['vm']}, {replay['records']:,} records" for replay in listed]
+    if others := len(replays) - len(listed):
+        rest = done - sum(replay["records"] for replay in listed)
+        parts.append(f"{others:,} other VMs, {rest:,} records")
+    return "; ".join(parts)
 
 
 def _fault_document(asked: Asked, verdict: Verdict) -> dict[str, Any] | None:
@@ -152,29 +177,40 @@ def _fault_document(asked: Asked, verdict: Verdict) -> dict[str, Any] | None:
     }
 
 
-def _replay(asked: Asked, head: StreamHead) -> dict[str, Any]:
+def _replay(asked: Asked, vm: str, records: int) -> dict[str, Any]:
     """Apply every event; allocator and bus take no two devices at one place, and say so."""
     state = VmState()
     what: str | None = None
-    with Progress(f"replaying {head.vm}", head.revision) as tick:
+    with Progress(f"replaying {vm}", records) as tick:
         try:
-            fold(asked.reader, head.vm, state, 0)
-            _ = state.allocator, state.bus  # from here on every event is entered in these, too
-            while state.revision < head.revision:
-                before = state.revision
-                fold(asked.reader, head.vm, state, min(before + STEP, head.revision))
-                if state.revision == before:
-                    raise Corrupt(f"{head.vm}: revision {before + 1} is missing")
+            for page in pages(partial(asked.reader.payloads, vm), -1, 1):
+                for payload in page:
+                    if payload[1] != state.revision + 1:
+                        raise Corrupt(f"{vm}: revision {state.revision + 1} is missing")
+                    step(state, vm, payload)
+                    if not state.revision:
+                        _ = state.allocator, state.bus  # from here on every event is entered in these, too
                 tick(state.revision)
         except (Corrupt, Refused) as error:
             what = str(error)
-    return {
-        "vm": head.vm,
-        "ok": what is None,
-        "revision": state.revision,
-        "devices": len(state.devices),
-        "what": what,
-    }
+    return {"vm": vm, "ok": what is None, "revision": state.revision, "devices": len(state.devices), "what": what}
+
+
+def _print_chain(verdict: Verdict, fault: dict[str, Any] | None, trouble: str | None) -> None:
+    """How many records stand, and what is wrong: with the next one, with the head file, or with the file as such."""
+    found = verdict.fault
+    beside = found.what if found is not None and found.beside else None
+    count = f"{verdict.good:,} record{'s' * (verdict.good != 1)} as written"
+    if found is None or fault is None or beside:
+        line(_mark(True), f"chain: {count}")
+    else:
+        line(_mark(False), f"chain: {count}, then this:")
+        line(f"        {found}")
+        if fault["columns"]:
+            several = "one of " if len(fault["columns"]) > 1 else ""
+            line(f"        column: {several}{', '.join(fault['columns'])} ({fault['why']})")
+    for what in dict.fromkeys(filter(None, (beside, trouble))):
+        line(_mark(False), what)
 
 
 def _print_replay(replay: dict[str, Any]) -> None:
@@ -202,10 +238,9 @@ def _since(asked: Asked, since: str, vkeys: tuple[str, ...], origin: str | None)
 
     opened = open_checkpoint(read(since), verifier_keys(vkeys), origin)
     vm, size = _vm(asked, opened), opened.checkpoint.size
-    asked.past.head()  # names the VMs there are
-    heads = [head for head in asked.reader.streams() if head.vm == vm]
+    vms = _vms(asked)
     what: str | None = None
-    with Progress("verifying the chain", heads[0].revision + 1) as tick:
+    with Progress("verifying the chain", sum(vms.values())) as tick:
         try:
             [root] = tree_roots(asked.reader, vm, [(0, size)], tick)
         except Corrupt as error:  # whose record the chain names below, unless it is only that there are too few
@@ -216,7 +251,9 @@ def _since(asked: Asked, since: str, vkeys: tuple[str, ...], origin: str | None)
             verdict = Verdict(size + rest.good, rest.fault)
             if root != opened.checkpoint.root:
                 what = "they are whole in themselves, but others: changed and hashed anew, or from another log"
-    return _answer(asked, verdict, heads, opened, what)
+    if what and not vms:
+        what = f"there is no VM {vm}: its log was cut off, or this is another one"
+    return _answer(asked, verdict, vms, opened, what)
 
 
 def _vm(asked: Asked, opened: Opened) -> str:
@@ -225,6 +262,9 @@ def _vm(asked: Asked, opened: Opened) -> str:
 
     said = [vm for key in opened.signed.logs if (vm := vm_of(key.name, opened.checkpoint.origin)) is not None]
     if not said:
+        if fault := cut(asked.reader) if not asked.reader.streams() else None:
+            raise Corrupt(str(fault))  # and not that there is no VM yet
+        asked.past.head()  # names the VMs there are
         return asked.vm
     if asked.vm_option not in (None, said[0]):
         raise Unproven(f"the checkpoint is of the VM {said[0]!r:.80}, not of {asked.vm_option!r:.80}")
@@ -278,10 +318,10 @@ def _disagreement(asked: Asked, vm: str, opened: Opened) -> str | None:
     """Why the log at hand is not the one that was signed; None if it is."""
     from esrm.proofs import tree_roots
 
-    if asked.reader.stream(vm) is None:
-        return f"it has no VM {vm}"
     size = opened.checkpoint.size
     try:
+        if asked.reader.stream(vm) is None:
+            return f"it has no VM {vm}: its log was cut off, or this is another one"
         with Progress("hashing", size) as tick:
             [root] = tree_roots(asked.reader, vm, [(0, size)], tick)
     except Corrupt as error:

@@ -26,13 +26,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from esrm.errors import Corrupt
+from esrm.errors import Corrupt, EsrmError
 from esrm.stores.records import PAGE, Batch, E, Row
+
+T = TypeVar("T", bound=tuple[Any, ...])
 
 GENESIS = bytes(32)
 _pack = struct.Struct(">16s32sQQQ16sIIII").pack
@@ -91,7 +94,10 @@ class Anchor(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """The first record that is not as it was written. Position or revision is that which should have stood there."""
+    """The first record that is not as it was written. Position or revision is that which should have stood there.
+
+    Position 0 is one that is not known, "" a VM that is not.
+    """
 
     position: int
     vm: str
@@ -99,7 +105,14 @@ class Fault(msgspec.Struct, frozen=True):
     what: str
 
     def __str__(self) -> str:
-        return f"position {self.position}, {self.vm or '?'}@{self.revision}: {self.what}"
+        position = f"position {self.position}" if self.position else ""
+        place = ", ".join(filter(None, (position, f"{self.vm}@{self.revision}" if self.vm else "")))
+        return f"{place}: {self.what}" if place else self.what
+
+    @property
+    def beside(self) -> bool:
+        """Whether it is about no record, but about the head file, or the file as such."""
+        return not (self.position or self.vm)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -121,6 +134,10 @@ class Rows(Protocol):
         """Yield stored rows in order: of one VM after a revision, or of all after a position."""
         ...
 
+    def head(self) -> int:
+        """Return the last position."""
+        ...
+
     def anchor(self) -> Anchor | None:
         """Return what is noted outside of the log about its head; None for nothing."""
         ...
@@ -135,9 +152,10 @@ def verify(
 ) -> Verdict:
     """Recompute the chain, streaming, and stop at the first record that is not as it was written.
 
-    It finds a changed column, a missing or doubled position or revision, and a row that cannot be read at all. All
-    streams together are also compared with the head that the store has noted outside of the log, if it has: so records
-    missing at the end are found, and, from the beginning on, records whose hashes were all computed anew.
+    It finds a changed column, a missing or doubled position or revision, a record where none can be, and a row that
+    cannot be read at all. The log is also compared with the head that the store has noted outside of it, if it has: so
+    records missing at the end are found, and, with all streams together and from the beginning on, records whose
+    hashes were all computed anew.
 
     Args:
         reader: a synchronous face of the store.
@@ -145,45 +163,102 @@ def verify(
         after: begin behind this revision (of ``vm``) or position (of the store); what stands before it is trusted.
         tick: called after each page with the number of records that stand so far, for a progress bar.
     """
+    anchor = unknown = None
     try:
-        anchor = reader.anchor() if vm is None else None  # before the rows: more may be appended meanwhile
-    except Corrupt as error:
-        return Verdict(0, Fault(0, "", -1, str(error)))
+        anchor = reader.anchor()  # before the rows: more may be appended meanwhile
+    except EsrmError as error:  # then the records are looked at all the same
+        unknown = Fault(0, "", -1, str(error))
+    verdict = walk(reader, vm, after, None if vm is not None else anchor, tick=tick)
+    return Verdict(verdict.good, verdict.fault or unknown or _ended(reader, anchor) or _damaged(reader))
+
+
+def cut(reader: Rows) -> Fault | None:
+    """What is wrong with the log's end, by the head that was noted outside of the log; None: nothing, or none was.
+
+    It looks at one record, so it is for who reads only a part of the log, and must not take a log cut short for whole.
+    """
+    try:
+        return _ended(reader, reader.anchor())
+    except EsrmError as error:
+        return Fault(0, "", -1, str(error))
+
+
+def walk(
+    reader: Rows, vm: str | None = None, after: int | None = None, anchor: Anchor | None = None, *,
+    tick: Callable[[int], object] | None = None,
+) -> Verdict:  # fmt: skip
+    """The records alone, as ``verify`` has it, and on the way (of all streams) the one that the anchor is about."""
     seals: dict[str, tuple[int, bytes]] = {}
     log = None if vm is not None or after else GENESIS  # the running hash, where it can be known
-    last, good, size = (-1 if vm is not None else 0) if after is None else after, 0, PAGE
+    last, good = (-1 if vm is not None else 0) if after is None else after, 0
+    try:
+        # From None on, which is below all numbers: a row at -1 is nothing to a chain that begins behind 0.
+        for page in pages(partial(reader.rows, vm), after, 0 if vm is None else 2):
+            for row in page:
+                position, name, revision = row[:3]
+                if vm is None and position != last + 1 and position > 0:
+                    return Verdict(good, Fault(last + 1, "", -1, f"missing; the next record has position {position}"))
+                if name not in seals:
+                    seals[name] = _trusted(reader, name, revision) if after is not None else (-1, GENESIS)
+                if fault := _fault(row, *seals[name]):
+                    return Verdict(good, fault)
+                seals[name] = revision, row[8]
+                log = log and extend(log, row[8])
+                if anchor is not None and position == anchor.position and (fault := _astray(row, log, anchor)):
+                    return Verdict(good, fault)
+                last, good = (position if vm is None else revision), good + 1
+            if tick is not None:
+                tick(good)
+    except Corrupt as error:
+        return Verdict(good, Fault(last + 1, "", -1, str(error)) if vm is None else Fault(0, vm, last + 1, str(error)))
+    return Verdict(good)
+
+
+def pages(read: Callable[[Any, int], Iterable[T]], after: int | None, column: int) -> Iterator[list[T]]:
+    """Yield what ``read(after, limit)`` gives, page by page, going on behind the ``column`` of the last row.
+
+    When a page cannot be read it goes on in single steps, and raises ``Corrupt`` at the very row.
+    """
+    size = PAGE
     while True:
         try:
-            page = list(reader.rows(vm, last, size))
-        except Corrupt as error:
-            if size > 1:  # go on in single steps, to name the very record
-                size = 1
-                continue
-            return Verdict(
-                good, Fault(last + 1, "", -1, str(error)) if vm is None else Fault(0, vm, last + 1, str(error))
-            )
+            page = list(read(after, size))
+        except Corrupt:
+            if size == 1:
+                raise
+            size = 1
+            continue
         if not page:
-            if anchor is not None and anchor.position > last:
-                gone = f"missing, and all up to position {anchor.position}: they were acknowledged, says the head file"
-                return Verdict(good, Fault(last + 1, "", -1, gone))
-            # The rows came by position; each VM's come by its index, which no hash covers.
-            damage = reader.damage()
-            return Verdict(good, None if damage is None else Fault(last, vm or "", -1, damage))
-        for row in page:
-            position, name, revision = row[:3]
-            if vm is None and position != last + 1:
-                return Verdict(good, Fault(last + 1, "", -1, f"missing; the next record has position {position}"))
-            if name not in seals:
-                seals[name] = _trusted(reader, name, revision) if after is not None else (-1, GENESIS)
-            if fault := _fault(row, *seals[name]):
-                return Verdict(good, fault)
-            seals[name] = revision, row[8]
-            log = log and extend(log, row[8])
-            if anchor is not None and position == anchor.position and (fault := _astray(row, log, anchor)):
-                return Verdict(good, fault)
-            last, good = (position if vm is None else revision), good + 1
-        if tick is not None:
-            tick(good)
+            return
+        yield page
+        after = page[-1][column]
+
+
+def _ended(reader: Rows, anchor: Anchor | None) -> Fault | None:
+    """What is wrong at the end that the anchor is about, or behind what is left of the log, if something is."""
+    if anchor is None or not anchor.position:
+        return None
+    try:
+        row = next(reader.rows(None, anchor.position - 1, 1), None)
+        if row is not None and row[0] == anchor.position:
+            return _astray(row, None, anchor)
+        first = min(reader.head() + 1, anchor.position)
+    except Corrupt as error:
+        return Fault(anchor.position, "", -1, str(error))
+    gone = anchor.position - first + 1
+    records = f"{gone:,} records are gone" if gone > 1 else "1 record is gone"
+    return Fault(first, "", -1, f"missing; position {anchor.position} was acknowledged, says the head file: {records}")
+
+
+def _damaged(reader: Rows) -> Fault | None:
+    """What is wrong with the way to the rows: those of all streams come by position, one VM's by its index, which no
+    hash covers.
+    """
+    try:
+        damage = reader.damage()
+    except Corrupt as error:
+        damage = str(error)
+    return None if damage is None else Fault(0, "", -1, damage)
 
 
 def _astray(row: Row, log: bytes | None, anchor: Anchor) -> Fault | None:
@@ -204,6 +279,10 @@ def _trusted(reader: Rows, vm: str, revision: int) -> tuple[int, bytes]:
 
 def _fault(row: Row, before: int, previous: bytes) -> Fault | None:
     position, vm, revision = row[:3]
+    if not vm or not isinstance(vm, str):  # pyright: ignore[reportUnnecessaryIsInstance]  in a damaged file it is any
+        return Fault(position, "", revision, "the record belongs to no VM")
+    if position < 1:
+        return Fault(position, vm, revision, f"no store wrote a record at position {position}: they count from 1")
     if revision != before + 1:
         return Fault(position, vm, before + 1, f"missing; the record that stands in its place has revision {revision}")
     try:
@@ -211,6 +290,6 @@ def _fault(row: Row, before: int, previous: bytes) -> Fault | None:
         if digest == row[8]:
             return None
         computed, stored = digest.hex(), row[8].hex()
-    except (AttributeError, TypeError, ValueError, struct.error) as error:
-        return Fault(position, vm, revision, f"a column cannot hold what it holds: {error}")
+    except (AttributeError, TypeError, ValueError, struct.error):
+        return Fault(position, vm, revision, "a column holds what no store writes")
     return Fault(position, vm, revision, f"its columns and predecessor hash to {computed}, not to {stored} as stored")

@@ -2,8 +2,9 @@
 
 A hash covers all columns at once: it says that something is wrong, not what. But it judges guesses. If a column is put
 back as it may have been, and the stored hash is right then, that was the column, and that is what stood there. And the
-record behind goes on from this one's hash, so it tells whether the hash itself was changed. What is left is said as
-what it is: one of several. Separate from ``chain.py``, which must be quick and decides alone whether a record is good.
+record behind goes on from this one's hash, and the head file has the last one's: they tell whether the hash itself was
+changed. What is left is said as what it is: one of several. Separate from ``chain.py``, which must be quick and decides
+alone whether a record is good.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def suspect(reader: Reader[Any], fault: Fault, decode: Callable[[bytes], object]
         whole in itself and another one than it was).
     """
     try:
-        row = next((row for row in reader.rows(None, fault.position - 1, 1) if row[0] == fault.position), None)
+        after = fault.position - 1 if fault.position > 0 else None  # below the positions there are, it is the first row
+        row = next((row for row in reader.rows(None, after, 1) if row[0] == fault.position), None)
         if row is None:
             return _moved(reader, fault.position) if fault.position > 0 else None
         before = next(reader.rows(fault.vm, fault.revision - 2, 1), None) if fault.revision > 0 else None
@@ -79,6 +81,9 @@ class _Record:
         self.behind = next(reader.rows(row[1], row[2], 1), None)
         if self.behind is not None and self.behind[2] != row[2] + 1:
             self.behind = None
+        self.anchor = None
+        with suppress(EsrmError):
+            self.anchor = reader.anchor()
 
     def suspicion(self, decode: Callable[[bytes], object] | None) -> Suspicion | None:
         row = self.row
@@ -90,6 +95,8 @@ class _Record:
             return None
         if self._goes_on_from(computed):
             return Suspicion(("hash",), "the next record goes on from the hash that the columns make")
+        if self._acknowledged(computed):
+            return Suspicion(("hash",), "the head file has the hash that the columns make")
         if (int.from_bytes(computed) ^ int.from_bytes(row[_HASH])).bit_count() <= 8:
             return Suspicion(("hash",), "it is a few bits from the hash that the columns make")
         return self._restored() or self._odd(decode) or self._rest()
@@ -133,14 +140,14 @@ class _Record:
             try:
                 decode(self.row[_DATA])
             except EsrmError as error:
-                return Suspicion(("data",), f"no event: {error}")
+                return Suspicion(("data",), str(error))
         if self.before is not None and self.row[_TIME] < self.before[_TIME]:
             return Suspicion(("time_ns",), "it is before the time of the record before")
         return None
 
     def _rest(self) -> Suspicion | None:
         """What nothing speaks for, and nothing against."""
-        good_hash = self.behind is not None and self._goes_on_from(self.row[_HASH])
+        good_hash = self._goes_on_from(self.row[_HASH]) or self._acknowledged(self.row[_HASH])
         if self.row[2] != self.revision:
             return self._renumbered(good_hash)
         columns = list(COLUMNS)
@@ -168,6 +175,9 @@ class _Record:
 
     def _goes_on_from(self, hash: bytes) -> bool:
         return self.behind is not None and link(hash, *self.behind[:8]) == self.behind[_HASH]
+
+    def _acknowledged(self, hash: bytes) -> bool:
+        return self.anchor is not None and (self.row[0], hash) == (self.anchor.position, self.anchor.hash)
 
 
 def _moved(reader: Reader[Any], position: int) -> Suspicion | None:

@@ -108,6 +108,68 @@ def test_verify_names_the_first_edited_record(ask: Ask, damage: Damage, column: 
     assert (document["ok"], document["records"], document["fault"]["revision"]) == (False, 3, 3)
 
 
+def test_verify_of_many_vms_says_it_short(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bad record among many VMs: the file is looked at no more often than of one VM, and the rest is a number."""
+    path = tmp_path / "many.db"
+    anyio.run(begin, path, 30)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER records_are_never_changed")
+        connection.execute("UPDATE records SET actor = 'eve' WHERE position = 7")
+    connection.close()
+    looks: list[None] = []
+    monkeypatch.setattr("esrm.stores.sqlite.SqliteReader.damage", lambda _: looks.append(None))
+    answer = ask("--store", path, "verify")
+    assert answer.code == 3
+    assert "still good: vm-06, 0 records; 29 other VMs, 29 records\n" in answer.out
+    assert len(looks) <= 1
+    document = json.loads(ask("--store", path, "verify", "--json").out)
+    assert {vm["vm"]: vm["records"] for vm in document["vms"]} == {f"vm-{n:02}": n != 6 for n in range(30)}
+
+
+async def begin(path: Path, count: int) -> None:
+    """So many VMs, of which nothing is recorded but that they are."""
+    ids = Uuid7()
+    async with open_store(f"sqlite:{path}") as store:
+        for n in range(count):
+            event = e.VmCreated(Platform("tiny", {"mmio": [(0, 0xFFFF)]}))  # type: ignore[arg-type,dict-item]
+            await store.append(f"vm-{n:02}", [Draft(event=event, id=ids(SEVEN), time_ns=SEVEN)], expected=-1)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_verify_of_an_empty_log(ask: Ask, tmp_path: Path, head: bool) -> None:
+    """Nothing was ever recorded, with a head file that says so or without one: that is no fault, but no VM either."""
+    path = tmp_path / "empty.db"
+    anyio.run(begin, path, 0)
+    if head:
+        anyio.run(append_nothing, path)
+    assert Path(f"{path}-head").exists() == head
+    for more in ([], ["--json"]):
+        answer = ask("--store", path, "verify", *more)
+        assert (answer.code, answer.out) == (2, "")
+        assert "has no VM yet" in answer.err
+    assert "no VM 'web-1' in this store" in ask("--store", path, "--vm", "web-1", "verify").err
+
+
+async def append_nothing(path: Path) -> None:
+    """Become the log's writer, no more."""
+    async with open_store(f"sqlite:{path}") as store:
+        assert await store.append("vm", [], expected=-1) == []
+
+
+@pytest.mark.parametrize("name", ["\udcff", "", "x" * 256, "a\nb"])
+@pytest.mark.parametrize("command", [["verify"], ["log"], ["checkpoint", "--key", "host.key"]])
+def test_a_vm_name_that_is_none(ask: Ask, name: str, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as bytes that are no UTF-8: asked wrongly, before or behind the command's name or in the environment."""
+    lines = [["--vm", name, *command], [*command, "--vm", name]]
+    if name:
+        monkeypatch.setenv("ESRM_VM", name)
+        lines.append(command)
+    for line in lines:
+        answer = ask(*line)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith("esrm: --vm: ")
+
+
 def test_verify_finds_what_the_chain_cannot_see(ask: Ask, tmp_path: Path) -> None:
     """A log whose hashes are right, but in which two devices hold one address, was not written by a manager."""
     path = tmp_path / "twice.db"

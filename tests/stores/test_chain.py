@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esrm.errors import Corrupt
-from esrm.stores.chain import GENESIS, Anchor, Fault, Verdict, extend, link, seal, verify
+from esrm.stores.chain import GENESIS, Anchor, Fault, Verdict, cut, extend, link, seal, verify
 from esrm.stores.records import Row, prepare
 from esrm.testing import BytesCodec, drafts
 
@@ -51,12 +52,15 @@ class Rows:
             self.all += seal(batch, len(self.all), mine[-1][8] if mine else bytes(32))
 
     def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
-        column, start = (0, 0) if vm is None else (2, -1)
-        after = start if after is None else after
-        found = [row for row in self.all if vm in (None, row[1]) and row[column] > after][:limit]
+        column, after = 0 if vm is None else 2, -inf if after is None else after
+        found = [row for row in self.all if vm in (None, row[1]) and row[column] > after]
+        found = (found if vm is None else sorted(found, key=lambda row: row[2]))[:limit]
         if any(row[0] in self.broken for row in found):
             raise Corrupt("the page cannot be read")
         yield from found
+
+    def head(self) -> int:
+        return max(row[0] for row in self.all)
 
     def anchor(self) -> Anchor | None:
         return self.noted
@@ -128,6 +132,30 @@ def test_missing_and_doubled_records_are_found():
     assert verify(rows).good == 12
 
 
+@pytest.mark.parametrize(("position", "revision"), [(0, 10), (-1, 10), (-1, -7), (-(2**63), -(2**63))])
+def test_a_row_below_all_numbers_is_found(position: int, revision: int):
+    """No store gives such a number, but an INSERT does; replay would read the row, whatever hash it has."""
+    rows = Rows()
+    rows.all.insert(0, (position, "vm-0", revision, bytes(16), 0, "", "", b"x", bytes(32)))
+    if position == 0:  # then it can be computed, and is right
+        last = next(row for row in rows.all if row[1:3] == ("vm-0", 9))
+        rows.all[0] = *rows.all[0][:8], link(last[8], *rows.all[0][:8])
+    what = f"no store wrote a record at position {position}: they count from 1"
+    assert verify(rows) == Verdict(0, Fault(position, "vm-0", revision, what))
+    assert verify(rows, "vm-0") == Verdict(10 if revision > 0 else 0, Fault(position, "vm-0", revision, what))
+    assert verify(rows, "vm-1").ok
+
+
+def test_a_row_that_belongs_to_no_vm_is_found():
+    """Its stream's number is nobody's, or the name no text: it has no revision that could be missing."""
+    for name in ("", b"\xff", None):
+        rows = Rows()
+        rows.change(12, 1, name)
+        fault = verify(rows).fault
+        assert fault is not None
+        assert str(fault) == "position 12: the record belongs to no VM"
+
+
 def test_a_swapped_pair_is_found():
     """Two records that change places do not go unseen."""
     rows = Rows()
@@ -171,9 +199,11 @@ def test_a_log_must_hold_what_was_noted_outside_of_it():
         rows.noted = noted(rows, position)
         assert verify(rows) == Verdict(20)
     del rows.all[15:]
-    gone = "missing, and all up to position 20: they were acknowledged, says the head file"
+    gone = "missing; position 20 was acknowledged, says the head file: 5 records are gone"
     assert verify(rows) == Verdict(15, Fault(16, "", -1, gone))
     assert verify(rows, after=10) == Verdict(5, Fault(16, "", -1, gone))
+    assert verify(rows, "vm-1") == Verdict(8 - 1, Fault(16, "", -1, gone)), "nor is a part of it whole then"
+    assert cut(rows) == Fault(16, "", -1, gone)
     rows.noted = noted(rows, 15)
     assert verify(rows) == Verdict(15)
 
@@ -194,16 +224,50 @@ def test_a_rewritten_log_is_not_the_one_that_was_noted():
     assert verify(rows, "vm-0") == Verdict(10), "and one stream alone says nothing of the log's head"
 
 
+def test_a_part_of_a_log_is_held_to_its_end():
+    """Who reads one stream looks at the record that was acknowledged last, too: it is there, and it is that one."""
+    rows = Rows()
+    rows.noted = noted(rows, 15)
+    assert (cut(rows), verify(rows, "vm-0")) == (None, Verdict(10))
+    rows.noted = Anchor(15, b"x" * 32, GENESIS)
+    assert "the record acknowledged here had the hash" in str(cut(rows))
+    assert verify(rows, "vm-0") == Verdict(10, cut(rows))
+    del rows.all[14]
+    missing = Fault(15, "", -1, "missing; position 15 was acknowledged, says the head file: 1 record is gone")
+    assert cut(rows) == missing
+    rows.broken = {16}
+    assert cut(rows) == Fault(15, "", -1, "the page cannot be read")
+    for nothing in (None, Anchor(0, GENESIS, GENESIS)):
+        rows.noted = nothing
+        assert cut(rows) is None
+
+
+def test_the_way_to_the_rows_may_be_unreadable():
+    """What cannot even be looked at is damaged."""
+    rows = Rows()
+
+    def unreadable() -> None:
+        raise Corrupt("the index cannot be read")
+
+    rows.damage = unreadable
+    assert verify(rows) == Verdict(20, Fault(0, "", -1, "the index cannot be read"))
+
+
 def test_what_was_noted_may_be_unreadable():
-    """A damaged head file is a fault like any other, and nothing is believed good."""
+    """A damaged head file is a fault, but none of the records: they are looked at all the same, and come first."""
     rows = Rows()
 
     def unreadable() -> Anchor:
         raise Corrupt("both slots are damaged")
 
     rows.anchor = unreadable  # type: ignore[method-assign]
-    assert verify(rows) == Verdict(0, Fault(0, "", -1, "both slots are damaged"))
-    assert verify(rows, "vm-0") == Verdict(10)
+    fault = Fault(0, "", -1, "both slots are damaged")
+    assert verify(rows) == Verdict(20, fault)
+    assert verify(rows, "vm-0") == Verdict(10, fault)
+    assert cut(rows) == fault
+    assert (fault.beside, str(fault)) == (True, "both slots are damaged")
+    del rows.all[11]
+    assert verify(rows) == Verdict(11, Fault(12, "", -1, "missing; the next record has position 13"))
 
 
 @pytest.mark.parametrize("id", [bytes(15), bytes(17)])

@@ -371,6 +371,9 @@ class _Rows:
     def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
         return iter(self._rows[after or 0 : (after or 0) + (limit or len(self._rows))])
 
+    def head(self) -> int:
+        return self._rows[-1][0] if self._rows else 0
+
     def anchor(self) -> Anchor | None:
         return self._anchor
 

@@ -6,10 +6,12 @@ and last what is done to the files while the store has them open.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count
@@ -23,7 +25,7 @@ import pytest
 from esrm import ResourceManager, cli, open_reader, open_store
 from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.manager import acting
-from esrm.stores.chain import GENESIS, extend, link
+from esrm.stores.chain import GENESIS, cut, extend, link
 from esrm.stores.chain import verify as verify_chain
 from esrm.stores.sqlite import SqliteReader, SqliteStore
 from esrm.stores.sqlite.heads import SLOTS, Slot, head_path
@@ -155,7 +157,7 @@ def test_an_old_copy_put_back(path: Path, verify: Verify):
     code, said = verify()
     assert code == 3
     assert f"chain: {RECORDS} records as written, then this: position {RECORDS + 1}" in said
-    assert f"missing, and all up to position {RECORDS + 4}: they were acknowledged, says the head file" in said
+    assert f"missing; position {RECORDS + 4} was acknowledged, says the head file: 4 records are gone" in said
 
 
 def test_the_tail_cut_off(path: Path, verify: Verify):
@@ -164,14 +166,49 @@ def test_the_tail_cut_off(path: Path, verify: Verify):
     refused(path, Corrupt, f"ends at position {RECORDS - 2}, but vm.db-head says that {RECORDS} was acknowledged")
     code, said = verify()
     assert code == 3
-    assert f"position {RECORDS - 1}, ?@-1: missing, and all up to position {RECORDS}" in said
+    assert f"position {RECORDS - 1}: missing; position {RECORDS} was acknowledged" in said
 
 
 def test_everything_cut_off(path: Path, verify: Verify):
     """All records deleted: no log without records has a head file that says otherwise."""
     tamper(path, "DELETE FROM records", "DELETE FROM streams")
     refused(path, Corrupt, f"ends at position 0, but vm.db-head says that {RECORDS} was acknowledged")
-    assert verify()[0] != 0
+    for whose in ((), ("--vm", "web-1")):
+        code, said = verify(*whose)
+        assert code == 3
+        assert (
+            f"position 1: missing; position {RECORDS} was acknowledged, says the head file: {RECORDS} records" in said
+        )
+        code, said = verify("--json", *whose)
+        assert (code, json.loads(said)["vms"], json.loads(said)["anchored"]) == (3, [], True)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_the_log_itself_removed(path: Path, verify: Verify, left: str, capsys: pytest.CaptureFixture[str]):
+    """The head file that is left says that there was a log, and how long it was."""
+    path.unlink()
+    if left == "an empty file":
+        path.touch()
+    assert verify()[0] == 3
+    with pytest.raises(Corrupt, match=f"is (gone|empty), but {RECORDS} records were acknowledged, says vm.db-head"):
+        open_reader(f"sqlite:{path}")
+    head_path(path).unlink()
+    with pytest.raises(StoreError, match=r"does not exist|is empty: nothing was ever recorded"):
+        open_reader(f"sqlite:{path}")
+
+
+def test_a_part_of_a_log_whose_end_was_cut_off(path: Path, verify: Verify, checkpoint: list[str], tmp_path: Path):
+    """Of one VM alone nothing may be missing; but a log that is known to be cut is not whole, and nothing is signed."""
+    tamper(path, f"DELETE FROM records WHERE position > {RECORDS - 1}")
+    [cut] = {"db-1", "web-1"} - {records(path)[-1][1]}
+    for arguments in (["--vm", "web-1"], ["--vm", "db-1"], checkpoint if cut == "db-1" else []):
+        code, said = verify(*arguments)
+        assert code == 3
+        assert f"position {RECORDS}: missing; position {RECORDS} was acknowledged" in said
+    log = ["--store", f"sqlite:{path}", "--vm", "web-1", "--key", str(tmp_path / "host.key"), "-o"]
+    for command in (["checkpoint"], ["prove", "1"]):
+        assert cli.run([*command, *log, str(tmp_path / "signed")]) == 3
+        assert not (tmp_path / "signed").exists()
 
 
 def test_the_wal_deleted(path: Path, verify: Verify, tmp_path: Path):
@@ -193,7 +230,7 @@ def test_the_wal_deleted(path: Path, verify: Verify, tmp_path: Path):
     refused(path, Corrupt, f"ends at position {RECORDS}, but vm.db-head says that {RECORDS + 1} was acknowledged")
     code, said = verify()
     assert code == 3
-    assert f"position {RECORDS + 1}, ?@-1: missing" in said
+    assert f"position {RECORDS + 1}: missing; position {RECORDS + 1} was acknowledged, says the head file: 1" in said
 
 
 @pytest.mark.parametrize(
@@ -216,6 +253,105 @@ def test_a_record_edited(path: Path, verify: Verify, column: str, value: str):
     code, said = verify()
     assert code == 3
     assert "chain: 6 records as written, then this: position 7" in said
+
+
+GHOSTS = {
+    "the next revision": "SELECT -1, stream, max(revision) + 1, {rest} FROM records",
+    "at 0": "SELECT 0, stream, max(revision) + 1, {rest} FROM records",
+    "below everything": "SELECT -9223372036854775808, stream, -9223372036854775808, {rest} FROM records LIMIT 1",
+    "another VM": "SELECT position - 100, 99, revision, {rest} FROM records WHERE stream = 1",
+}
+REST = "id, time_ns, actor, correlation, data, hash"
+
+
+@pytest.mark.parametrize("ghost", GHOSTS)
+def test_a_record_added_where_none_can_be(path: Path, verify: Verify, ghost: str, tmp_path: Path):
+    """A plain INSERT below the first position, with triggers and head file intact: whatever others see, verify sees."""
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("INSERT INTO streams VALUES (99, 'ghost')")
+        connection.execute(f"INSERT INTO records {GHOSTS[ghost].format(rest=REST)}")
+        seen = connection.execute("SELECT position FROM log ORDER BY 1").fetchall()
+    with open_reader(f"sqlite:{path}") as reader:
+        assert [(row[0],) for row in reader.rows()] == seen
+        assert [(leaf[0],) for page in reader.pages() for leaf in page] == seen
+        vm = next(reader.rows())[1]
+        assert sorted(row[0] for row in reader.rows(vm)) == [row[0] for row in reader.rows() if row[1] == vm]
+    for whose in ((), ("--vm", vm)):
+        code, said = verify(*whose)
+        assert code == 3
+        assert f"{vm}@" in said
+        assert f"no store wrote a record at position {seen[0][0]}: they count from 1" in said
+        assert "column: position (no store wrote such a number)" in said
+    assert cli.run(["doctor", "--adopt", "--yes", str(path)]) == 3
+    assert checked_without_esrm(path) == "position 1 is not as it was written"
+
+
+def checked_without_esrm(path: Path) -> str:
+    """What the program in docs/stores.md says of the log."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "stores.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n(# check.py\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, check=True, text=True
+    ).stdout.strip()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ("actor = CAST(x'ff41' AS TEXT)", "actor (no store wrote such a text)"),
+        ("correlation = CAST(x'ff41' AS TEXT)", "correlation (no store wrote such a text)"),
+        ("data = CAST(x'ff41' AS TEXT)", "data (it is no text"),
+        ("id = x'00'", "id (it is no UUIDv7)"),
+        ("id = CAST(id || x'00' AS BLOB)", "id (it is no UUIDv7)"),
+        ("hash = x'00'", "hash (it has not 32 bytes)"),
+        ("hash = zeroblob(32)", "hash (the head file has the hash that the columns make)"),
+        ("time_ns = -5", "time_ns (no store wrote such a number)"),
+        ("stream = 77", "vm (the stream's number belongs to no VM"),
+    ],
+)
+@pytest.mark.parametrize("position", [7, RECORDS])
+def test_a_record_that_cannot_be_read(path: Path, verify: Verify, change: str, column: str, position: int):
+    """In the middle or the last one of its VM: it is named, its column, too, and what is good of the other VM."""
+    if "hash = zeroblob" in change and position != RECORDS:
+        column = "hash (the next record goes on from the hash that the columns make)"
+    row = records(path)[position - 1]
+    [other] = {"db-1", "web-1"} - {row[1]}
+    tamper(path, f"UPDATE records SET {change} WHERE position = {position}")
+    code, said = verify()
+    assert code == 3
+    place = f"position {position}" if "stream" in change else f"position {position}, {row[1]}@{row[2]}"
+    assert f"chain: {position - 1} records as written, then this: {place}: " in said
+    assert f"column: {column}" in said
+    assert f"{other}, {STEPS + 1} records" in said
+    assert f"{row[1]}, {row[2]} records" in said
+    document = json.loads(verify("--json")[1])
+    assert (document["fault"]["position"], document["records"]) == (position, position - 1)
+    assert checked_without_esrm(path) == f"position {position} is not as it was written"
+
+
+@pytest.mark.parametrize("name", ["CAST(x'ff41' AS TEXT)", "''"])
+def test_a_vm_whose_name_is_none(path: Path, verify: Verify, name: str):
+    """Its records belong to no VM; of the others everything is said that there is to say."""
+    tamper(path, f"UPDATE streams SET name = {name} WHERE name = 'web-1'")
+    code, said = verify()
+    assert code == 3
+    assert "the record belongs to no VM column: vm (the stream's number belongs to no VM" in said
+    assert f"still good: db-1, {STEPS + 1} records ok db-1: replays to revision {STEPS}" in said
+    assert [vm["vm"] for vm in json.loads(verify("--json")[1])["vms"]] == ["db-1"]
+
+
+def test_pages_zeroed(path: Path, verify: Verify):
+    """What is still good of a VM and how far it replays do not contradict each other, wherever a page is lost."""
+    whole, found = path.read_bytes(), 0
+    for start in range(4096, len(whole), 4096):
+        path.write_bytes(whole[:start] + bytes(4096) + whole[start + 4096 :])
+        code, said = verify("--json")
+        assert code == 3
+        if said.startswith("{"):  # not so damaged that it could not be opened
+            for vm in json.loads(said)["vms"]:
+                assert vm["revision"] + 1 == vm["records"], f"{said} without the page at {start}"
+                found += not vm["ok"]
+    assert found
 
 
 def test_a_record_edited_and_chained_anew(path: Path, verify: Verify):
@@ -287,6 +423,38 @@ def test_the_head_file_of_another_log(path: Path, verify: Verify, tmp_path: Path
     assert "says the head file" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "vm.db-head is empty, though the log has records"),
+        (b"\n" * 8704, "vm.db-head is empty, though the log has records"),
+        (bytes(8704), "vm.db-head is damaged: neither of its slots is as it was written"),
+        (b"esrm head 1\ncounter", "vm.db-head is damaged: neither of its slots is as it was written"),
+        (None, "vm.db-head: Is a directory"),
+    ],
+)
+def test_the_head_file_damaged(path: Path, verify: Verify, content: bytes | None, words: str):
+    """It is said of the head file and not of the records, which are looked at all the same, and nothing is signed."""
+    head_path(path).unlink()
+    if content is None:
+        head_path(path).mkdir()
+    else:
+        head_path(path).write_bytes(content)
+    code, said = verify()
+    assert code == 3
+    assert f"ok chain: {RECORDS} records as written CORRUPT " in said
+    assert words in said
+    assert "no head file" not in said
+    assert json.loads(verify("--json")[1])["anchored"] is False
+    with open_reader(f"sqlite:{path}") as reader:
+        assert cut(reader) is not None
+    tamper(path, "UPDATE records SET actor = 'eve' WHERE position = 7")
+    code, said = verify()
+    assert code == 3
+    assert "CORRUPT chain: 6 records as written, then this: position 7" in said
+    assert words in said, "both are told"
+
+
 def test_the_head_file_deleted(path: Path, verify: Verify):
     """Nothing says any more how much there must be: reading goes on, writing does not, until somebody accepts that."""
     head_path(path).unlink()
@@ -314,6 +482,23 @@ def checkpoint(path: Path, tmp_path: Path) -> list[str]:
 def run(*arguments: object) -> None:
     """A command that succeeds."""
     assert cli.run([*map(str, arguments)]) == 0
+
+
+def test_a_vm_cut_out(path: Path, verify: Verify, checkpoint: list[str], tmp_path: Path):
+    """A VM gone from the log, and the head file computed anew: who holds a checkpoint or a receipt of it can tell."""
+    log = ["--store", f"sqlite:{path}", "--vm", "web-1"]
+    run("prove", "1", *log, "--key", tmp_path / "host.key", "-o", tmp_path / "receipt")
+    where = "stream = (SELECT id FROM streams WHERE name = 'web-1')"
+    tamper(path, f"DELETE FROM records WHERE {where}", "DELETE FROM streams WHERE name = 'web-1'")
+    places = enumerate([row[0] for row in records(path)], 1)
+    tamper(path, *(f"UPDATE records SET position = {new} WHERE position = {old}" for new, old in places))
+    chain_anew(path)
+    head_anew(path)
+    assert verify()[0] == 0
+    for question in (checkpoint, ["--receipt", str(tmp_path / "receipt"), *checkpoint[2:]]):
+        code, said = verify(*question)
+        assert code == 3
+        assert "web-1: its log was cut off, or this is another one" in said
 
 
 def test_everything_computed_anew(path: Path, verify: Verify, checkpoint: list[str]):
@@ -422,7 +607,7 @@ async def test_a_file_that_is_moved_from_under_the_store(tmp_path: Path, attack:
     if gone:
         assert [type(error) for error in refusals] == [Unknown, Rejected, Rejected]
         assert stands == [b"folded", b"in the WAL"], "an append was acknowledged into the void"
-        with pytest.raises(Corrupt, match=r"ends at position 0, but vm.db-head says that 2 was acknowledged"):
+        with pytest.raises(Corrupt, match=r"(is gone|is empty|ends at position 0), but .*2 (was|rec)"):
             await SqliteStore(path, BytesCodec()).__aenter__()
     else:
         assert [type(error) for error in refusals] in ([], [Rejected]), "the store did not resume"
@@ -454,4 +639,4 @@ async def test_an_old_copy_put_under_a_running_store(tmp_path: Path):
                 await append(36)
     with SqliteReader(path, BytesCodec()) as reader:
         assert reader.head() == 1
-        assert "all up to position 36: they were acknowledged" in str(verify_chain(reader).fault)
+        assert "position 36 was acknowledged, says the head file" in str(verify_chain(reader).fault)

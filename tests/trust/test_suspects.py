@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from scale import pick, repeat, seed
 from esrm.errors import Corrupt
 from esrm.manager import Uuid7
 from esrm.stores.base import Reader
-from esrm.stores.chain import Fault, Verdict, link, seal, verify
+from esrm.stores.chain import Anchor, Fault, Verdict, link, seal, verify
 from esrm.stores.records import Draft, Row, StreamHead, head_of, prepare
 from esrm.stores.suspects import COLUMNS, Suspicion, suspect
 from esrm.testing import BytesCodec
@@ -45,7 +46,7 @@ class Log(Reader[bytes]):
 
     def rows(self, vm: str | None = None, after: int | None = None, limit: int | None = None) -> Iterator[Row]:
         column = 0 if vm is None else 2
-        after = column // 2 * -1 if after is None else after
+        after = -inf if after is None else after
         found = (row for row in self.all if vm in (None, row[1]) and row[column] > after)
         return iter(sorted(found, key=lambda row: row[column])[:limit])
 
@@ -146,7 +147,7 @@ def test_an_event_that_is_none() -> None:
 
     log = Log()
     log.change(AT, "data", b"completely different")
-    assert log.suspicion(decode=decode) == Suspicion(("data",), "no event: no such thing")
+    assert log.suspicion(decode=decode) == Suspicion(("data",), "no such thing")
     found = log.suspicion()
     assert found
     assert found.columns == ("id", "actor", "correlation", "data")
@@ -165,6 +166,42 @@ def test_missing_records_accuse_no_column() -> None:
     fault = verify(log).fault
     assert fault is None
     assert verify(log) == Verdict(40)
+
+
+def test_the_last_hash_is_known_to_the_head_file() -> None:
+    """Behind the last record nothing goes on; but its hash was acknowledged, so it is known which one is wrong."""
+    log = Log()
+    row = log.all[-1]
+    log.anchor = lambda: Anchor(row[0], row[8], bytes(32))  # type: ignore[method-assign]
+    log.change(row[0], "hash", bytes(32))
+    assert log.suspicion() == Suspicion(("hash",), "the head file has the hash that the columns make")
+    log.change(row[0], "hash", row[8])
+    log.change(row[0], "id", row[3][:8] + b"\x81" + bytes(7))
+    found = log.suspicion()
+    assert found is not None
+    assert "hash" not in found.columns
+
+
+def test_a_head_file_that_is_damaged_accuses_nobody() -> None:
+    """It is then as if there were none."""
+    log = Log()
+    row = log.all[-1]
+
+    def damaged() -> None:
+        raise Corrupt("neither of its slots is as it was written")
+
+    log.change(row[0], "hash", bytes(32))
+    found = suspect(log, Fault(row[0], row[1], row[2], "what"))
+    log.anchor = damaged  # type: ignore[method-assign]
+    assert suspect(log, Fault(row[0], row[1], row[2], "what")) == found
+
+
+@pytest.mark.parametrize("position", [0, -1, -(2**63)])
+def test_a_row_below_all_numbers(position: int) -> None:
+    """Its position is what is wrong."""
+    log = Log()
+    log.all.insert(0, (position, *log.all[0][1:]))
+    assert log.suspicion() == Suspicion(("position",), "no store wrote such a number")
 
 
 def test_a_log_hashed_anew_accuses_no_column() -> None:

@@ -57,7 +57,7 @@ class _Bare:
     """A reader that knows of no head file: the records alone are on trial."""
 
     def __init__(self, reader: SqliteReader[Any]) -> None:
-        self.rows, self.damage = reader.rows, reader.damage
+        self.rows, self.head, self.damage = reader.rows, reader.head, reader.damage
 
     def anchor(self) -> None:
         """Nothing was noted."""
