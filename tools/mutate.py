@@ -23,6 +23,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import tomllib
@@ -276,6 +277,7 @@ def forked(tests: Sequence[str], order: Order, mutant: Mutant | None, cpu_s: int
         os.dup2(output, 1)
         os.dup2(output, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
+        signal.alarm(10 * cpu_s)  # for who waits and computes nothing
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         status = run(tests, order, mutant)
         if mutant is None:

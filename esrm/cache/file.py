@@ -80,8 +80,9 @@ class Damaged(Exception):
     """What stands in the cache cannot have been written by this code."""
 
 
-DAMAGE = (Damaged, apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.ConstraintError)
-"""After these the file is thrown away: no database, or one whose tables are not ours, or contradict each other."""
+DAMAGE = (Damaged, apsw.CorruptError, apsw.SQLError, apsw.ConstraintError)
+"""After these the file is thrown away: a database whose tables are not ours, or contradict each other. What is no
+database may be anything, and stays, without a cache."""
 
 
 def look(path: Path | None, question: Callable[[Fetch], T]) -> T | None:
@@ -131,7 +132,7 @@ def keep(path: Path | None, write: Callable[[Fetch], None]) -> bool:
 
 
 def throw_away(path: Path) -> None:
-    """Delete a cache that cannot be read; the name is ours, whatever stands there."""
+    """Delete a cache that cannot be read."""
     with suppress(OSError):
         path.unlink()
 

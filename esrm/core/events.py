@@ -17,7 +17,7 @@ import msgspec
 
 from esrm.core.platform import Platform
 from esrm.core.resources import Resource, ResourceConstraint, Space, bounds
-from esrm.errors import Corrupt, TooLarge
+from esrm.errors import Corrupt, Malformed, TooLarge
 
 LOG_FORMAT = 1
 """The format that this version writes; it reads 1 to this."""
@@ -186,6 +186,7 @@ Event: TypeAlias = (
 """Anything that can happen to a VM; ``type`` tells them apart on the wire."""
 
 
+_KINDS = frozenset(_Event.__subclasses__())
 TYPES = tuple(event.__name__ for event in _Event.__subclasses__())
 """The tags of all events, in the order above."""
 
@@ -204,8 +205,14 @@ def encode(event: Event) -> bytes:
 
     Raises:
         TooLarge: more than 65,535 bytes.
+        Malformed: no event, or one with a field that no JSON holds, such as half a character.
     """
-    data = _encoder.encode(event)
+    if type(event) not in _KINDS:
+        raise Malformed(f"not an event: {event!r:.80}")
+    try:
+        data = _encoder.encode(event)
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"{type(event).__name__}: {error!s:.200}") from error
     if len(data) > EVENT_BYTES_MAX:
         raise TooLarge(
             f"{type(event).__name__} takes {len(data):,} bytes; an event has at most {EVENT_BYTES_MAX:,}. "

@@ -11,20 +11,22 @@ is the same page as a program. Next: ``memory.py``.
 from __future__ import annotations
 
 import os
-import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 from zlib import crc32
 
 from esrm.errors import Conflict, StoreError
 from esrm.stores.chain import Anchor, Fault, Verdict, link, verify
 from esrm.stores.records import PAGE, Batch, Codec, Committed, Draft, E, Record, Row, StreamHead, decoded, id_bytes
 from esrm.subscription import Subscription
+
+if TYPE_CHECKING:
+    import anyio
 
 __all__ = [
     "Anchor", "Codec", "Committed", "Draft", "E", "Fault", "Reader", "Record", "Row", "Store", "StreamHead", "Verdict",
@@ -41,8 +43,9 @@ Leaf: TypeAlias = tuple[int, Any, int, bytes]
 class Reader(ABC, Generic[E]):
     """The synchronous face: a context manager; usable from any thread, by one caller at a time.
 
-    A read sees everything that was appended before it began. Reading after ``close`` is a ``StoreError``; a row that
-    cannot be what was written is ``Corrupt``.
+    A read sees everything that was appended before it began. What cannot be there, such as a stream by a name that none
+    may have or records behind 2**63, is not found, and no error. Reading after ``close`` is a ``StoreError``; a row
+    that cannot be what was written is ``Corrupt``.
     """
 
     beside: Path | None = None
@@ -67,7 +70,8 @@ class Reader(ABC, Generic[E]):
 
         Args:
             vm: this stream by revision; None for all streams by position.
-            after: only above this revision (with ``vm``) or position (without); None for from the beginning.
+            after: only above this revision (with ``vm``) or position (without); None for all there are, among them
+                those of numbers that no store gives.
             limit: at most so many; None for all that stand when the end is reached.
         """
 
@@ -104,7 +108,7 @@ class Reader(ABC, Generic[E]):
         """Return what is noted outside of the log about its head, for ``verify``; None for nothing.
 
         Raises:
-            Corrupt: what was noted is damaged.
+            Corrupt, StoreError: what was noted is damaged, or cannot be read.
         """
         return None
 
@@ -167,14 +171,20 @@ class Store(ABC, Generic[E]):
 
     def __init__(self, codec: Codec[E]) -> None:
         self._codec = codec
-        self._home: tuple[int, int] | None = None  # the process and thread of the event loop, once open
+        self._loop: object = None  # the event loop and the process, once open
+        self._pid = 0
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        if self._home is not None or self._closed:
+        if self._loop is not None or self._closed:
             raise StoreError(f"{self} was opened before; make a new one")
+        import anyio.lowlevel  # late, here and below: who only reads loads no event loop
+
         await self._open()
-        self._home = _here()
+        self._over = anyio.Event()
+        token = anyio.lowlevel.current_token()
+        self._ask_loop = token.backend_class.current_token  # of asyncio or trio itself: ten times faster than anyio's
+        self._loop, self._pid = token.native_token, os.getpid()
         return self
 
     async def __aexit__(
@@ -183,11 +193,21 @@ class Store(ABC, Generic[E]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Finish the appends under way and let go; who still waits gets a ``StoreError``. Twice does nothing."""
-        if self._home is not None and not self._closed:
-            self._check_usable()
+        """Finish the appends under way and let go; who still waits gets a ``StoreError``. Twice does nothing more.
+
+        Whoever calls it, it returns when that is over. A cancellation meanwhile is passed on only then.
+        """
+        if self._loop is None or self._over.is_set():
+            return
+        self._check_home()
+        if self._closed:
+            await outlast(self._over)
+        else:
             self._closed = True
-            await self._close()
+            try:
+                await self._close()
+            finally:
+                self._over.set()
 
     @abstractmethod
     async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> Committed[E]:
@@ -204,7 +224,7 @@ class Store(ABC, Generic[E]):
             Conflict: the stream ends elsewhere. But if the records that follow ``expected`` have exactly the ids of
                 the drafts, this is the retry of an append that succeeded: those records are returned as the first
                 time.
-            InvalidName, TooLarge: before anything is written.
+            InvalidName, TooLarge, Malformed: before anything is written.
             Rejected: the disk or server failed, or somebody else is the writer; nothing of the batch stands, nor ever
                 will. Ask again when that is mended.
             Unknown: the disk or server failed, and whether the batch stands cannot be found out at present. Retry with
@@ -220,7 +240,7 @@ class Store(ABC, Generic[E]):
 
     @abstractmethod
     def reader(self) -> Reader[E]:
-        """Return a new synchronous face of the same data, for another thread; the caller closes it."""
+        """Return a new synchronous face of the same data, for any thread, which may ask; the caller closes it."""
 
     @abstractmethod
     async def ask(self, question: Callable[[Reader[E]], T]) -> T:
@@ -233,7 +253,8 @@ class Store(ABC, Generic[E]):
     async def _open(self) -> None: ...
 
     @abstractmethod
-    async def _close(self) -> None: ...
+    async def _close(self) -> None:
+        """Is called once, and sees it through whatever cancels meanwhile: ``outlast``."""
 
     async def read(self, vm: str, after: int = -1, limit: int = PAGE) -> list[Record[E]]:
         """As ``Reader.read``."""
@@ -285,10 +306,21 @@ class Store(ABC, Generic[E]):
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreError(f"{self} is closed")
-        if self._home is None:
+        if self._loop is None:
             raise StoreError(f"{self} is not open: use it inside `async with`")
-        if self._home != _here():
+        self._check_home()
+
+    def _check_home(self) -> None:
+        try:
+            here = self._ask_loop() is self._loop and os.getpid() == self._pid
+        except RuntimeError:  # no event loop runs here
+            here = False
+        if not here:
             raise StoreError(f"{self} was opened in another process or event loop: open one of your own here")
+
+    def _check_process(self) -> None:
+        if self._loop is not None and self._pid != os.getpid():
+            raise StoreError(f"{self} was opened before a fork: open one of your own here")
 
 
 def conflict(batch: Batch[E], actual: int) -> Conflict:
@@ -298,5 +330,16 @@ def conflict(batch: Batch[E], actual: int) -> Conflict:
     return Conflict(f"{batch.vm}: the append expected {seen}, but the stream {ends}: read it and decide anew")
 
 
-def _here() -> tuple[int, int]:
-    return os.getpid(), threading.get_ident()  # the thread stands for its loop: asking for the loop costs 50 times more
+async def outlast(event: anyio.Event) -> None:
+    """Wait for an event, whatever cancels meanwhile; that is passed on afterwards."""
+    import anyio
+
+    held: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as error:  # asyncio's own know no shield
+                held = error
+    if held is not None:
+        raise held

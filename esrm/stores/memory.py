@@ -61,7 +61,7 @@ class MemoryReader(Reader[E]):
             end = len(rows)
         # Lists only grow, and revision or position is the index (plus one): what stood at the start stays in place.
         start = 0 if after is None else max(0, after + (vm is not None))
-        return islice((rows[index] for index in range(start, end)), limit and max(0, limit))
+        return islice((rows[index] for index in range(start, end)), None if limit is None else min(max(0, limit), end))
 
     def head(self) -> int:
         """Return the last position."""
@@ -113,11 +113,11 @@ class MemoryStore(Store[E]):
         stream = self._shelf.streams.get(vm, [])
         if expected == len(stream) - 1:
             rows = self._write(batch, stream)
-            records = CommittedVolatile(entered(rows, drafts))
+            records = CommittedVolatile(entered(rows, batch.drafts))
             self._tail.extend(records, batch.datas)
             return records
-        standing = stream[expected + 1 : expected + 1 + len(drafts)]
-        if drafts and [row[3] for row in standing] == batch.ids:
+        standing = stream[expected + 1 : expected + 1 + len(batch.ids)]
+        if standing and [row[3] for row in standing] == batch.ids:
             return CommittedVolatile(decoded(self._codec, row) for row in standing)
         raise conflict(batch, len(stream) - 1)
 
@@ -147,6 +147,7 @@ class MemoryStore(Store[E]):
 
     def reader(self) -> MemoryReader[E]:
         """Return a new synchronous face of the same records."""
+        self._check_process()
         return MemoryReader(self._codec, self._shelf)
 
     async def ask(self, question: Callable[[Reader[E]], T]) -> T:

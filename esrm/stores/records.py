@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from esrm import names
-from esrm.errors import Corrupt, InvalidName, TooLarge
+from esrm.errors import Corrupt, InvalidName, Malformed, TooLarge
 
 E = TypeVar("E")
 
@@ -22,6 +22,7 @@ EVENT_BYTES_MAX = 65_535
 BATCH_RECORDS_MAX = 10_000
 PAGE = 1000  # rows that are read at once when nobody says otherwise
 TIME_NS_MAX = 2**63 - 1  # the year 2262; what a signed 64-bit column holds
+REVISION_MAX = 2**63 - 1
 
 Row: TypeAlias = tuple[int, str, int, bytes, int, str, str, bytes, bytes]
 """A record as it is stored, nothing decoded: position, vm, revision, id (16 bytes), time_ns, actor, correlation,
@@ -152,31 +153,45 @@ class Batch(msgspec.Struct, Generic[E], frozen=True):
 def prepare(codec: Codec[E], vm: str, drafts: Sequence[Draft[E]], expected: int) -> Batch[E]:
     """Check everything that can be checked before a store is touched, and encode.
 
+    What gets past this and still cannot be written fails all who share the transaction. So it asks for the types, too,
+    and takes a copy of the list, which is the caller's.
+
     Raises:
         InvalidName: a stream name, actor or correlation that is too long or unprintable, an id that is no UUIDv7.
         TooLarge: too many drafts, too many bytes, a time outside 0 to 2**63-1.
+        Malformed: what is no draft, no time, no revision; or what the codec says is no event.
     """
     names.check("stream", vm)
-    if expected < -1:
-        raise ValueError(f"expected is the last revision seen, or -1 for an empty stream, not {expected}")
-    if len(drafts) > BATCH_RECORDS_MAX:
-        raise TooLarge(f"{vm}: a batch of {len(drafts):,} records; the limit is {BATCH_RECORDS_MAX:,}")
+    if type(expected) is not int or not -1 <= expected <= REVISION_MAX:
+        raise Malformed(f"{vm}: expected is the last revision seen, or -1 for an empty stream, not {expected!r:.40}")
+    try:
+        size = len(drafts)
+    except TypeError as error:
+        raise Malformed(f"{vm}: an append takes a list of drafts, not {drafts!r:.80}") from error
+    if size > BATCH_RECORDS_MAX:
+        raise TooLarge(f"{vm}: a batch of {size:,} records; the limit is {BATCH_RECORDS_MAX:,}")
+    drafts = [*drafts]
     ids: list[bytes] = []
     datas: list[bytes] = []
     encode, actor, correlation = codec.encode, "", ""
     for draft in drafts:
+        if not isinstance(draft, Draft):  # pyright: ignore[reportUnnecessaryIsInstance]  not every caller has types
+            raise Malformed(f"{vm}: an append takes a list of drafts, and {draft!r:.80} is none")
         if draft.actor is not actor:  # in a batch it is nearly always the same one, checked already
             actor = names.check("actor", draft.actor, empty=True)
         if draft.correlation is not correlation:
             correlation = names.check("correlation", draft.correlation, empty=True)
-        if not _is_uuid7(draft.id):
-            raise InvalidName(f"{vm}: record id {draft.id[:64]!r} is not a UUIDv7 in lower-case text")
-        if not 0 <= draft.time_ns <= TIME_NS_MAX:
-            raise TooLarge(f"{vm}: time_ns {draft.time_ns} is outside 0 to 2**63-1")
+        id, time_ns = draft.id, draft.time_ns
+        if type(id) is not str or not _is_uuid7(id):
+            raise InvalidName(f"{vm}: record id {str(id)[:64]!r} is not a UUIDv7 in lower-case text")
+        if type(time_ns) is not int:
+            raise Malformed(f"{vm}: time_ns is a whole number of nanoseconds, an int, not {time_ns!r:.40}")
+        if not 0 <= time_ns <= TIME_NS_MAX:
+            raise TooLarge(f"{vm}: time_ns {time_ns} is outside 0 to 2**63-1")
         data = encode(draft.event)
         if len(data) > EVENT_BYTES_MAX:
-            raise TooLarge(f"{vm}: event {draft.id} takes {len(data):,} bytes; the limit is {EVENT_BYTES_MAX:,}")
-        ids.append(bytes.fromhex(draft.id.replace("-", "")))
+            raise TooLarge(f"{vm}: event {id} takes {len(data):,} bytes; the limit is {EVENT_BYTES_MAX:,}")
+        ids.append(bytes.fromhex(id.replace("-", "")))
         datas.append(data)
     return Batch(vm, expected, drafts, ids, datas)
 

@@ -22,7 +22,7 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from esrm.errors import Conflict, InvalidName, StoreError, TooLarge
+from esrm.errors import Conflict, InvalidName, Malformed, StoreError, TooLarge
 from esrm.names import NAME_MAX
 from esrm.stores.base import Draft, Record, Store, StreamHead, link, verify
 from esrm.stores.records import BATCH_RECORDS_MAX, EVENT_BYTES_MAX, TIME_NS_MAX, id_bytes
@@ -150,13 +150,47 @@ async def a_batch_is_all_or_nothing(store: ByteStore) -> None:
     """One draft that cannot be written keeps the whole batch out, whatever is wrong with it."""
     for bad in _bad_drafts():
         what = f"a batch whose last draft is {str(bad)[:100]}"
-        await _refused(
-            what, (TooLarge, InvalidName, TypeError), store.append("web-1", [*drafts(b"x"), bad], expected=-1)
-        )
+        kinds = TooLarge, InvalidName, Malformed, TypeError
+        await _refused(what, kinds, store.append("web-1", [*drafts(b"x"), bad], expected=-1))
     too_many = drafts(*[b""] * (BATCH_RECORDS_MAX + 1))
     await _refused("a batch of 10,001 records", TooLarge, store.append("web-1", too_many, expected=-1))
     _same("the events after nothing but refusals", await _events(store), [])
     _same("the streams after nothing but refusals", await store.streams(), [])
+
+
+async def a_mistake_harms_nobody_else(store: ByteStore) -> None:
+    """What is no revision, draft or list of drafts is refused before it gets among the appends of others."""
+    others: list[Record[bytes]] = []
+
+    async def other(n: int) -> None:
+        others.extend(await store.append(f"db-{n}", drafts(b"x"), expected=-1))
+
+    mistakes: list[tuple[Any, Any]] = [(drafts(b"x"), value) for value in (-2, 2**63, 0.0, True, None, "0")]
+    mistakes += [(value, 0) for value in (None, 7, drafts(b"x")[0], [b"x"], "x")]
+    mistakes += [([bad], 0) for bad in _bad_drafts()[-4:]]
+    await store.append("web-1", drafts(b"0"), expected=-1)
+    async with anyio.create_task_group() as group:
+        for n, (given, expected) in enumerate(mistakes):
+            group.start_soon(other, n)
+            what = f"appending {_short(given)} with expected={expected!r}"
+            await _refused(what, (InvalidName, Malformed), store.append("web-1", given, expected=expected))
+    _same("how many appends stand beside mistakes", len(others), len(mistakes))
+    _same("what stands where mistakes were made", await store.read("web-1"), (await store.read_all())[:1])
+
+
+async def a_batch_is_the_stores_own(store: ByteStore) -> None:
+    """What the caller does with its list once it has called changes nothing."""
+    given, called = drafts(b"0", b"1"), anyio.Event()
+
+    async def append() -> None:
+        called.set()
+        await store.append("web-1", given, expected=-1)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(append)
+        await called.wait()
+        given[:] = drafts(b"2", b"3", b"4")
+    _same("the events of a batch whose list was changed meanwhile", await _events(store), [b"0", b"1"])
 
 
 async def limits_are_reached(store: ByteStore) -> None:
@@ -181,6 +215,10 @@ async def names_are_checked(store: ByteStore) -> None:
         _same(f"the stream named {name!r}", [r.event for r in await store.read(name)], [name.encode()])
     names = [head.vm for head in await store.streams()]
     _same("the order of the streams", names, sorted(names))
+    for name in ("", "a\nb", "\ud800", "x" * (NAME_MAX + 1)):
+        _same(f"the stream of a name that none has, {name[:20]!r}", await store.stream(name), None)
+        _same(f"what is read of {name[:20]!r}", await store.read(name), [])
+        _same(f"the last revision of {name[:20]!r}", await store.revision_at_position(name, 10), -1)
 
 
 async def a_retry_is_answered_as_the_first_time(store: ByteStore) -> None:
@@ -229,8 +267,8 @@ async def reading_starts_anywhere(store: ByteStore) -> None:
         await store.append(f"vm-{n % 2}", drafts(b"%d" % n, b"%d+" % n), expected=n - n % 2 - 1)
     everything = await store.read_all()
     stream = [r for r in everything if r.vm == "vm-1"]
-    for after in (-3, -1, 0, 1, 5, 8, 9, 10, 19, 20, 21, 10**9):
-        for limit in (0, 1, 2, 7, 1000):
+    for after in (-(2**63) - 1, -3, -1, 0, 1, 5, 8, 9, 10, 19, 20, 21, 10**9, 2**63 - 1, 2**63):
+        for limit in (0, 1, 2, 7, 1000, 2**63):
             want = [r for r in everything if r.position > after][:limit]
             _same(f"read_all(after={after}, limit={limit})", await store.read_all(after, limit), want)
             want = [r for r in stream if r.revision > after][:limit]
@@ -242,7 +280,7 @@ async def moments_are_found(store: ByteStore) -> None:
     for n in range(20):
         await store.append(f"vm-{n % 3}", drafts(b"%d" % n), expected=n // 3 - 1)
     mine = await store.read("vm-1")
-    for at in range(22):
+    for at in (-(2**63) - 1, *range(22), 2**63 - 1, 2**63):
         want = max((r.revision for r in mine if r.position <= at), default=-1)
         _same(f"revision_at_position('vm-1', {at})", await store.revision_at_position("vm-1", at), want)
     for record in await store.read_all():
@@ -393,6 +431,8 @@ STORE_CHECKS: tuple[Check, ...] = (
     a_wrong_expectation_conflicts,
     an_empty_batch_only_checks,
     a_batch_is_all_or_nothing,
+    a_mistake_harms_nobody_else,
+    a_batch_is_the_stores_own,
     limits_are_reached,
     names_are_checked,
     a_retry_is_answered_as_the_first_time,
@@ -417,6 +457,8 @@ async def _verifies(store: ByteStore) -> None:
 
 def _bad_drafts() -> list[Draft[Any]]:
     event, id = b"", "01990000-0000-7000-8000-000000000000"
+    no_id: Any = 7
+    no_time: Any = 1e18  # as time.time() * 1e9 has it
     return [
         Draft(event=b"x" * (EVENT_BYTES_MAX + 1), id=id, time_ns=0),
         Draft(event="no bytes, so the codec fails", id=id, time_ns=0),
@@ -429,6 +471,10 @@ def _bad_drafts() -> list[Draft[Any]]:
         Draft(event=event, id=id, time_ns=0, actor="x" * (NAME_MAX + 1)),
         Draft(event=event, id=id, time_ns=0, correlation="\ud800"),
         Draft(event=event, id=id, time_ns=0, correlation="x" * (NAME_MAX + 1)),
+        Draft(event=event, id=no_id, time_ns=0),
+        Draft(event=event, id=id, time_ns=no_time),
+        Draft(event=event, id=id, time_ns=True),
+        Draft(event=event, id=id, time_ns=0, actor=no_id),
     ]
 
 

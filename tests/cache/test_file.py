@@ -95,10 +95,11 @@ def test_harm_is_nobodys_trouble(tmp_path: Path, harm: str):
     assert right(path)
 
 
-def test_what_is_not_ours_stays(tmp_path: Path):
-    """Another program's database of that name is left as it is."""
+@pytest.mark.parametrize("other", [other_database, lambda path: path.write_bytes(b"a shopping list")])
+def test_what_is_not_ours_stays(tmp_path: Path, other: Callable[[Path], object]):
+    """Another program's database of that name, or what is no database at all, is left as it is."""
     path = on_disk(tmp_path / "vm.db")
-    other_database(warm(path))
+    other(warm(path))
     before = cache(path).read_bytes()
     assert right(path)
     assert cache(path).read_bytes() == before

@@ -221,6 +221,7 @@ def test_on_read_only_media(ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch
         return connect(name, **options)
 
     monkeypatch.setattr(apsw, "Connection", denied)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: mode != os.W_OK)
     found = findings(ask("doctor", log, "--no-write", "--json"))
     assert (found["settings"]["verdict"], found["settings"]["values"]["journal_mode"]) == ("ok", None)
     assert found["head file"]["verdict"] == "ok"

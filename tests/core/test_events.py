@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import EVENTS, bounded, events
 
 import esrm
-from esrm import Corrupt, TooLarge
+from esrm import Corrupt, Malformed, TooLarge
 from esrm.core import events as wire
 from esrm.core.events import EVENT_BYTES_MAX, LOG_FORMAT, decode, encode
 
@@ -236,6 +236,19 @@ def test_an_event_is_short() -> None:
         encode(esrm.DeviceCreated("a", kind="k" * (EVENT_BYTES_MAX - empty + 1)))
     with pytest.raises(TooLarge, match="10,0"):
         encode(esrm.DeviceCreated("d" * 10_000_000))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"net0": 1}, "nope", b"nope", None, 7, esrm.DeviceCreated, {"type": "DeviceCreated", "device": "net0"},
+     esrm.DeviceCreated("\ud800"), esrm.ResourcesReleased("net0", (), "half a \ud83d"),
+     esrm.DeviceCreated(object())],  # type: ignore[arg-type]
+    ids=lambda event: ascii(event)[:40],
+)  # fmt: skip
+def test_what_is_no_event_is_not_encoded(event: Any) -> None:
+    """It would stand in a log for ever, and nobody could read that any more."""
+    with pytest.raises(Malformed, match=r"^(not an event|\w+): "):
+        encode(event)
 
 
 # -- older shapes ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from esrm.errors import Corrupt, Rejected, StoreError, Unknown
@@ -19,6 +20,7 @@ from esrm.stores.sqlite import SqliteReader, SqliteStore, heads
 from esrm.stores.sqlite import committer as module
 from esrm.stores.sqlite.committer import Append, Committer, Mode
 from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_head
+from esrm.stores.sqlite.schema import FORMAT
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -324,7 +326,7 @@ def test_a_head_is_written_once(path: Path, monkeypatch: pytest.MonkeyPatch):
         committer.fold()
         slot, syncs = read_head(head_path(log)), len(synced)
         assert slot is not None
-        assert (slot.position, slot.counter, syncs) == (1, 1, 1 if mode.synchronous == "OFF" else 2)  # one to begin
+        assert (slot.position, slot.counter, syncs) == (1, 1, 2)  # one to begin
         assert committer.commit([Append(first.batch), turn("web-1", b"", 7)])
         committer.fold()
         committer.close()
@@ -386,6 +388,228 @@ def test_a_removed_wal_is_folded_back_though_somebody_reads(path: Path):
     committer.close()
     with SqliteReader(path, CODEC) as reader:
         assert verify(reader).good == 2
+
+
+def test_a_removed_wal_is_kept_open_as_long_as_it_cannot_be_folded_back(path: Path):
+    """Who reads in a long transaction keeps it from that; until then nobody else has what was acknowledged."""
+    committer, reader = opened(path), apsw.Connection(str(path))
+    reader.execute("BEGIN; SELECT * FROM records").fetchall()
+    for revision in range(1, 5):
+        assert committer.commit([turn("web-1", b"%d" % revision, revision - 1)])
+    os.unlink(f"{path}-wal")
+    append = turn("web-1", b"5", 4)
+    for _ in range(3):
+        append = Append(append.batch)
+        assert committer.commit([append])
+        assert type(append.error) is Unknown
+        assert "its WAL was removed or replaced while it was open, and is whole only here; to" in str(append.error)
+        assert "end the program that reads" in str(append.error)
+    reader.close()
+    append = Append(append.batch)
+    assert committer.commit([append])
+    assert append.retried, "it stood from the beginning"
+    committer.close()
+    with SqliteReader(path, CODEC) as again:
+        assert verify(again).good == 6
+
+
+@pytest.mark.parametrize("left", [0, 1000, -1], ids=["emptied", "cut", "older"])
+def test_a_wal_that_was_replaced_is_put_aside(path: Path, left: int):
+    """Its pages over newer ones would be nobody's log; what counts is in the one that this process has open."""
+    committer = opened(path)
+    stale = Path(f"{path}-wal").read_bytes()[:left]
+    assert committer.commit([turn("web-1", b"1", 0)])
+    Path(f"{path}-wal").rename(path.with_name("right"))
+    Path(f"{path}-wal").write_bytes(stale)
+    append = turn("web-1", b"2", 1)
+    assert committer.commit([append])
+    assert append.error is None
+    assert Path(f"{path}-wal-stray").read_bytes() == stale
+    committer.close()
+    with SqliteReader(path, CODEC) as reader:
+        assert verify(reader).good == 3
+
+
+def test_who_follows_a_log_that_was_restored_goes_on_with_that(path: Path):
+    """A copy was put in its place while its writer was away: who only looks sees what the next writer appends."""
+    opened(path).close()
+    follower: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    assert follower.head == 1
+    path.with_name("copy").write_bytes(path.read_bytes())
+    path.with_name("copy").replace(path)
+    writer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    assert writer.commit([turn("web-1", b"1", 0)])
+    follower.look()
+    assert follower.head == 2
+    follower.close()
+    writer.close()
+
+
+def test_an_index_of_the_wal_that_only_we_have_is_not_built_on(path: Path):
+    """Removed while a reader of this process has it open, SQLite goes on with it, and nobody else finds it."""
+    committer, reader = opened(path), SqliteReader(path, CODEC)
+    assert reader.head() == 1
+    os.unlink(f"{path}-shm")
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert "was removed while a reader of this process had it open: close that one" in str(append.error)
+    reader.close()
+    append = Append(append.batch)
+    assert committer.commit([append])
+    assert append.error is None
+    assert os.path.exists(f"{path}-shm")
+    committer.close()
+
+
+def test_readers_are_let_go_before_the_log_is_opened_anew(path: Path):
+    """The store's own, which are idle, stand in nobody's way."""
+    dropped: list[int] = []
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100, lambda: dropped.append(1))
+    assert committer.commit([turn("web-1", b"0", -1)])
+    assert dropped == []
+    os.unlink(f"{path}-wal")
+    assert committer.commit([turn("web-1", b"1", 0)])
+    assert dropped == [1]
+    committer.close()
+
+
+def test_a_link_in_place_of_the_log_is_another_file(path: Path):
+    """It leads to the same bytes; but whoever comes next looks for the WAL beside what it leads to."""
+    committer = opened(path)
+    moved = path.rename(path.with_name("moved.db"))
+    path.symlink_to(moved)
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert append.error is not None
+    path.unlink()
+    moved.rename(path)
+    append = Append(append.batch)
+    assert committer.commit([append])
+    assert append.error is None
+    committer.close()
+
+
+def test_a_retry_is_answered_behind_the_head(path: Path):
+    """A writer was killed between commit and head: its successor answers the retry once the head says so, too."""
+    committer = opened(path)
+    before, append = head_path(path).read_bytes(), turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    committer.close()
+    head_path(path).write_bytes(before)
+    successor: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 100)
+    again = Append(append.batch)
+    assert successor.commit([again])
+    assert again.retried
+    slot = read_head(head_path(path))
+    assert slot is not None
+    assert slot.position == 2
+    successor.close()
+
+
+def test_what_a_weaker_predecessor_left_is_synced_though_somebody_reads(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It waited for no disk, and its WAL cannot be folded back: so a commit of our own stands behind all of it."""
+    weak: Committer[bytes] = Committer(path, Mode("NORMAL", "folded"), 0)
+    assert weak.commit([turn("web-1", b"0", -1)])
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN; SELECT * FROM records").fetchall()
+    append = turn("web-1", b"1", 0)
+    assert weak.commit([append])
+    weak.close()
+    committer: Committer[bytes] = Committer(path, Mode("FULL", "commit"), 0)
+    ran, real = list[str](), committer._run
+    monkeypatch.setattr(committer, "_run", lambda statement: (ran.append(statement), real(statement)))
+    again = Append(append.batch)
+    assert committer.commit([again])
+    assert again.retried
+    assert ran[:3] == ["BEGIN IMMEDIATE", f"PRAGMA user_version = {FORMAT}", "COMMIT"]
+    reader.close()
+    committer.close()
+
+
+def test_another_logs_head_that_was_put_there_leaves_no_trace(path: Path):
+    """Removed again, our own is written anew, from what we know and not from what was found."""
+    committer = opened(path)
+    own = head_path(path).rename(path.with_name("own"))
+    head_path(path).write_bytes(Slot(100, bytes(32), bytes(32), "FULL", "commit").render().ljust(8704, b"\n"))
+    append = turn("web-1", b"1", 0)
+    for _ in range(3):
+        append = Append(append.batch)
+        assert committer.commit([append])
+        assert append.error is not None
+    head_path(path).unlink()
+    append = Append(append.batch)
+    assert committer.commit([append])
+    assert append.error is None
+    slot = read_head(head_path(path))
+    assert slot is not None
+    assert slot.position == committer.head
+    own.unlink()
+    committer.close()
+
+
+def test_a_head_says_at_once_how_the_log_is_written(path: Path):
+    """From the first append on, and not only when something of it is anchored."""
+    opened(path).close()
+    weak: Committer[bytes] = Committer(path, Mode("NORMAL", "folded"), 100)
+    assert weak.commit([turn("web-1", b"1", 0)])
+    slot = read_head(head_path(path))
+    assert slot is not None
+    assert (slot.position, slot.synchronous, slot.anchored) == (1, "NORMAL", "folded")
+    weak.close()
+
+
+def test_folding_waits_for_the_disk_in_any_mode(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With OFF, too: else the head, which is written behind it, could be on the disk before what it speaks of."""
+    committer: Committer[bytes] = Committer(path, Mode("OFF", "folded"), 100)
+    assert committer.commit([turn("web-1", b"0", -1)])
+    levels, real = list[int](), committer._live
+
+    class Watched:
+        """A connection that is asked how it waits, when it folds."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "wal_checkpoint":
+                levels.extend(found for [found] in real().execute("PRAGMA synchronous"))
+            return getattr(real(), name)
+
+    monkeypatch.setattr(committer, "_live", Watched)
+    committer.fold()
+    assert levels == [1]
+    assert list(real().execute("PRAGMA synchronous")) == [(0,)]
+    committer.close()
+
+
+def test_a_draft_that_cannot_be_written_harms_nobody_else(path: Path):
+    """Whatever slipped past the checks: nothing stands, and the log need not be opened anew."""
+    committer = opened(path)
+    bad = turn("web-2", b"x", -1)
+    bad.batch.drafts[0] = msgspec.structs.replace(bad.batch.drafts[0], time_ns=object())
+    assert committer.commit([bad])
+    assert type(bad.error) is Rejected
+    assert committer.poisoned is None
+    good = turn("web-1", b"1", 0)
+    assert committer.commit([good])
+    assert good.rows is not None
+    committer.close()
+
+
+def test_an_interrupt_while_a_failure_is_put_right(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second interrupt, at the worst moment: the next append looks at the log before it believes what it knew."""
+    committer = opened(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_write", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(committer, "_fail", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        lost = turn("web-1", b"lost", 0)
+        with pytest.raises(KeyboardInterrupt):
+            committer.commit([lost])
+    assert type(lost.error) is Unknown
+    assert lost.rows is None
+    assert not committer.commit([turn("web-1", b"1", 0)], patient=False), "mending may take long"
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert append.rows is not None
+    assert append.rows[0][:3] == (2, "web-1", 1)
+    committer.close()
 
 
 def test_who_only_looks_folds_nothing(path: Path):

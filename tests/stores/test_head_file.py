@@ -44,7 +44,7 @@ def test_slots_are_counted_from_nought_and_written_in_turn(log: Path):
     file.claim(fresh=True)
     file.begin(empty("FULL", "commit"))
     for counter in (1, 2, 3):
-        file.write(SLOT, flush=False)
+        file.write(SLOT)
         whole, damaged = read_slots(head_path(log))
         assert ([slot.counter for slot in whole], damaged) == ([counter, counter - 1], 0)
         data = head_path(log).read_bytes()
@@ -136,7 +136,7 @@ def test_half_a_slot_is_no_slot(log: Path, monkeypatch: pytest.MonkeyPatch):
     file.begin(empty("FULL", "commit"))
     monkeypatch.setattr(heads, "pwrite", lambda descriptor, data, start: os.pwrite(descriptor, data[:100], start))
     with pytest.raises(OSError, match="no room for the head of the log"):
-        file.write(SLOT, flush=False)
+        file.write(SLOT)
     file.release()
     assert read_head(head_path(log)) == file.slot == empty("FULL", "commit")
     assert read_slots(head_path(log))[1] == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from esrm.errors import Corrupt, InvalidName, TooLarge
+from esrm.errors import Corrupt, InvalidName, Malformed, TooLarge
 from esrm.stores.records import (
     BATCH_RECORDS_MAX,
     EVENT_BYTES_MAX,
@@ -101,6 +101,12 @@ def test_a_batch_may_change_hands():
         ({"id": ID.upper()}, InvalidName, "is not a UUIDv7 in lower-case text"),
         ({"id": ID.replace("-7", "-4")}, InvalidName, "is not a UUIDv7"),
         ({"id": ID + "0"}, InvalidName, "is not a UUIDv7"),
+        ({"id": 7}, InvalidName, "record id '7' is not a UUIDv7"),
+        ({"id": None}, InvalidName, "record id 'None' is not a UUIDv7"),
+        ({"actor": None}, InvalidName, "actor: expected text, got NoneType"),
+        ({"time_ns": 1e18}, Malformed, r"time_ns is a whole number of nanoseconds, an int, not 1e\+18"),
+        ({"time_ns": True}, Malformed, "an int, not True"),
+        ({"time_ns": None}, Malformed, "an int, not None"),
     ],
 )
 def test_what_is_refused_before_a_store_is_touched(fields: dict[str, Any], error: type[Exception], said: str):
@@ -116,8 +122,32 @@ def test_ten_thousand_records_are_a_batch():
     with pytest.raises(TooLarge, match="a batch of 10,001 records; the limit is 10,000"):
         prepare(BytesCodec(), "vm", [draft()] * (BATCH_RECORDS_MAX + 1), 0)
     assert prepare(BytesCodec(), "vm", [], -1).datas == []
-    with pytest.raises(ValueError, match="expected is the last revision seen, or -1"):
-        prepare(BytesCodec(), "vm", [], -2)
+
+
+@pytest.mark.parametrize("expected", [-2, 2**63, 0.0, True, None, "0"], ids=repr)
+def test_what_is_no_revision_is_not_expected(expected: Any):
+    """A float that is equal to the last revision would pass for it, and fail when the hash is made."""
+    for batch in ([], [draft()]):
+        with pytest.raises(Malformed, match=r"vm: expected is the last revision seen, or -1 .*, not "):
+            prepare(BytesCodec(), "vm", batch, expected)
+    assert prepare(BytesCodec(), "vm", [], 2**63 - 1).expected == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "drafts", [None, 7, draft(), iter([draft()]), [b"x"], [draft(), None], "x"], ids=lambda given: type(given).__name__
+)
+def test_what_is_no_list_of_drafts(drafts: Any):
+    """One that was not put into a list, an event that was not put into a draft."""
+    with pytest.raises(Malformed, match="vm: an append takes a list of drafts"):
+        prepare(BytesCodec(), "vm", drafts, -1)
+
+
+def test_the_callers_list_is_its_own():
+    """Changed after the call, it does not change the batch, which may be waiting for its turn."""
+    given = [draft()]
+    batch = prepare(BytesCodec(), "vm", given, -1)
+    given.clear()
+    assert (len(batch.drafts), len(batch.ids)) == (1, 1)
 
 
 @pytest.mark.parametrize("text", ["", "01", ID[:-2], ID + "00", "x" * 32])

@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from esrm.errors import Conflict, Corrupt, Rejected, StoreError
 from esrm.stores.base import Draft, Fault, Reader, verify
-from esrm.stores.sqlite import SqliteReader, SqliteStore
+from esrm.stores.sqlite import SqliteReader, SqliteStore, schema
 from esrm.stores.sqlite import reader as reader_module
 from esrm.testing import BytesCodec, drafts
 
@@ -385,7 +385,7 @@ async def test_a_store_stays_in_its_loop(path: Path):
 
 
 async def test_a_fork_does_not_inherit_the_store(path: Path):
-    """In a forked child neither store nor reader works: SQLite's locks stayed with the parent."""
+    """In a forked child neither store nor reader works, nor a new one: SQLite's locks stayed with the parent."""
     async with SqliteStore(path, CODEC) as store:
         await store.append("web-1", drafts(b"0"), expected=-1)
         with store.reader() as reader:
@@ -394,7 +394,7 @@ async def test_a_fork_does_not_inherit_the_store(path: Path):
                 child = os.fork()
             if child == 0:
                 os._exit(_refusals_in_child(store, reader))
-            assert _exit_code(child) == 2
+            assert _exit_code(child) == 4
             assert reader.head() == 1
 
 
@@ -413,6 +413,11 @@ def _refusals_in_child(store: SqliteStore[bytes], reader: SqliteReader[bytes]) -
     except StoreError:
         refused += 1
     reader.close()
+    for begin in (lambda: SqliteReader(store._path, CODEC), lambda: schema.open_writer(store._path, "FULL", 0)):
+        try:
+            begin()
+        except StoreError as error:
+            refused += "was open when this process was forked" in str(error)
     return refused
 
 
@@ -460,12 +465,12 @@ async def test_an_error_in_the_writer_reaches_the_caller(path: Path, monkeypatch
         ("UPDATE records SET id = zeroblob(16) WHERE position = 4", 4, "hash to"),
         ("UPDATE records SET hash = zeroblob(32) WHERE position = 4", 4, "hash to"),
         ("UPDATE records SET hash = x'00' WHERE position = 4", 4, "hash to"),
-        ("UPDATE records SET actor = CAST(x'ff' AS TEXT) WHERE position = 4", 4, "not UTF-8"),
+        ("UPDATE records SET actor = CAST(x'ff' AS TEXT) WHERE position = 4", 4, "a column holds what no store writes"),
         ("UPDATE records SET revision = 9 WHERE position = 4", 4, "has revision 9"),
         ("UPDATE records SET position = 99 WHERE position = 4", 4, "missing; the next record has position 5"),
         ("DELETE FROM records WHERE position = 4", 4, "missing; the next record has position 5"),
         ("UPDATE streams SET name = 'db-2' WHERE name = 'db-1'", 2, "hash to"),
-        ("DELETE FROM streams WHERE name = 'db-1'", 2, "hash to"),
+        ("DELETE FROM streams WHERE name = 'db-1'", 2, "the record belongs to no VM"),
     ],
 )
 async def test_verify_finds_an_edited_row(path: Path, edit: str, position: int, words: str):
@@ -502,6 +507,25 @@ async def test_damage_found_while_reading_is_corrupt(path: Path):
         verdict = verify(reader)
     assert 10 < verdict.good < 50
     assert "damaged" in str(verdict.fault)
+
+
+async def test_a_text_that_is_none_comes_as_bytes(path: Path):
+    """A row with bytes that are not UTF-8 can be looked at, and the rows around it; but it is no record."""
+    async with SqliteStore(path, CODEC) as store:
+        await store.append("web-1", drafts(b"0", b"1", b"2", actor="\u00e4"), expected=-1)
+        other = raw(path)
+        other.execute("DROP TRIGGER records_are_never_changed")
+        other.execute("UPDATE records SET actor = CAST(x'ff' AS TEXT) WHERE position = 2")
+        other.execute("INSERT INTO streams VALUES (7, CAST(x'ff' AS TEXT))")
+        other.close()
+        with store.reader() as reader:
+            assert [row[5] for row in reader.rows()] == ["\u00e4", b"\xff", "\u00e4"]
+            assert [row[5] for row in reader.rows("web-1")] == ["\u00e4", b"\xff", "\u00e4"]
+            assert [payload[3] for payload in reader.payloads("web-1")] == [b"0", b"1", b"2"]
+            assert reader.names() == {1: "web-1", 7: "\\xff"}
+        assert len(await store.read("web-1", limit=1)) == 1
+        with pytest.raises(Corrupt, match="position 2 has a column that holds what no store wrote"):
+            await store.read("web-1")
 
 
 async def test_a_row_that_no_store_wrote_is_corrupt(path: Path):

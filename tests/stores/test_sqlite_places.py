@@ -156,7 +156,7 @@ async def test_a_log_without_its_tables_is_refused_when_used(tmp_path: Path):
 async def test_a_place_without_wal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where SQLite answers the wish for WAL with another journal, as on some network file systems, nothing begins."""
     connect = apsw.Connection
-    monkeypatch.setattr(apsw, "Connection", lambda *_: connect(":memory:"))
+    monkeypatch.setattr(apsw, "Connection", lambda *_, **__: connect(":memory:"))
     with pytest.raises(StoreError, match=r"cannot do WAL \(journal mode stays memory\); use a local disk"):
         async with SqliteStore(tmp_path / "vm.db", CODEC):
             pass
@@ -312,6 +312,7 @@ def test_how_much_room_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "statvfs", lambda _: Place())
     assert (schema.cramped(tmp_path / "vm.db") is None) == fits
+    assert (schema.cramped(tmp_path / "vm.db", 1) is None) == (block >= 4096)
 
 
 def test_many_begin_one_log_at_once(tmp_path: Path):

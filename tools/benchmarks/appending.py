@@ -115,9 +115,7 @@ def _bare_inserts(bench: Bench, number: int, *, anchored: bool) -> float:
     return seconds
 
 
-async def _appends(
-    place: Callable[[], Path], number: int, anchor: str = "commit", *, inline_ms: float = 0
-) -> float:
+async def _appends(place: Callable[[], Path], number: int, anchor: str = "commit", *, inline_ms: float = 0) -> float:
     async with esrm.open_store(logs.url(place()), anchor=anchor, inline_ms=inline_ms) as store:
         drafts = logs.Drafts()(logs.events(8), number)
         start = time.perf_counter()

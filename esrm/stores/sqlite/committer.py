@@ -17,7 +17,7 @@ Separate from who calls it and when, because this half is plain SQL that answers
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -49,6 +49,7 @@ _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY positi
 _REVISIONS = "SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"
 FOLD_PAGES = 1000  # 4 MB of WAL, as SQLite has it: a sync costs a third when the file need not grow
 ANCHOR_S = 1.0
+_BESIDE_DATA = 400  # bytes of a row in the table and the index without its event, and more
 _NO_FILE = 0, 0
 _NO_CODEC: Any = None  # of a reader whose events nobody decodes
 _AGAIN = "nothing of this append stands: ask again"
@@ -111,8 +112,8 @@ class Committer(Generic[E]):
         poisoned: what the disk did, if nothing can be appended until it is mended; None if all is well.
     """
 
-    def __init__(self, path: Path, mode: Mode, busy_ms: int) -> None:
-        self._path, self._mode, self._busy_ms = path, mode, busy_ms
+    def __init__(self, path: Path, mode: Mode, busy_ms: int, drop_readers: Callable[[], object] = lambda: None) -> None:
+        self._path, self._mode, self._busy_ms, self._drop_readers = path, mode, busy_ms, drop_readers
         self._paths = str(path), f"{path}-wal", f"{path}-shm", str(head_path(path))
         self._file = HeadFile(path)
         self._ends: dict[str, _End] = {}  # true as of position _sealed; forgotten when somebody else appends
@@ -121,6 +122,7 @@ class Committer(Generic[E]):
         self._doubtful: Sequence[Append[E]] = ()  # appends whose COMMIT had begun when it failed
         self._unknown: set[bytes] = set()  # the first ids of appends that were answered so; empty when all is well
         self._anchored_s = 0.0  # when the head was last anchored
+        self._inside = False  # a commit is under way, or was interrupted where nothing could be put right
         self.head, self.commit_s, self.full = 0, 0.0, False
         self.poisoned: Exception | None = None
         self._connection: apsw.Connection | None = None
@@ -149,6 +151,11 @@ class Committer(Generic[E]):
         """Learn what other processes have committed. The writer of a log knows without looking."""
         if not self._file.claimed:
             with translated(self._path):
+                found = zip(self._identities[:3], self._identify()[:3], strict=True)
+                if self._connection is None or any(now not in (_NO_FILE, then) for then, now in found):  # restored, say
+                    self._disconnect()
+                    self._drop_readers()
+                    self._connect(create=False)
                 self._be_patient(True)
                 self.head = max(self.head, self._fetch(HEAD)[0][0])
 
@@ -159,8 +166,21 @@ class Committer(Generic[E]):
         is not ours yet, or the disk has failed.
         """
         self.commit_s = 0.0
+        if self._inside:
+            self.poisoned = self.poisoned or StoreError("the writer was interrupted")
         if not patient and (self.poisoned or not self._file.claimed):
             return False
+        self._inside = True
+        try:
+            done = self._attempt(appends, patient)
+        except BaseException:
+            for append in appends:  # a second interrupt can leave rows that were taken back
+                append.rows, append.error = None, append.error or Unknown(f"the writer was interrupted; {_RETRY}")
+            raise
+        self._inside = False
+        return done
+
+    def _attempt(self, appends: Sequence[Append[E]], patient: bool) -> bool:
         begun = False
         try:
             if self._doubtful:
@@ -207,7 +227,7 @@ class Committer(Generic[E]):
             return
         try:
             self._folded = self._written()
-            all_of_it, folded = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            all_of_it, folded = self._fold_back(apsw.SQLITE_CHECKPOINT_PASSIVE)
             if all_of_it == folded:
                 self._anchor_if("folded")
         except apsw.BusyError:  # a reader in the way of the rest is no fault: next time
@@ -239,7 +259,7 @@ class Committer(Generic[E]):
                 self._anchor_if("second")
                 connection.set_busy_timeout(0)
                 with suppress(apsw.Error):  # then it is for whoever closes last, or opens next
-                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                    self._fold_back(apsw.SQLITE_CHECKPOINT_TRUNCATE)
                     self._anchor_if("folded")
         except OSError as error:
             raise StoreError(self._worded(error)) from error
@@ -256,6 +276,7 @@ class Committer(Generic[E]):
         """
         if self._file.claimed:
             return
+        before = self._file.slot
         [[position]] = self._fetch(HEAD)
         if not position:
             known = empty(self._mode.synchronous, self._mode.anchored)
@@ -272,12 +293,17 @@ class Committer(Generic[E]):
                 self._file.begin(slot)
             self._check_anchor(slot)
             self._check_tables(position)
-            with suppress(apsw.BusyError):  # a sync of our predecessor may have failed: build on nothing in its WAL
-                self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            try:  # a sync of our predecessor may have failed, or it waited for none: build on nothing in its WAL
+                self._fold_back(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:  # somebody reads: then at least a sync of ours stands behind all of it
+                self._touch()
             self._sealed, self._hash, self._log = slot.position, slot.hash, slot.log
+            if (slot.synchronous, slot.anchored) != (self._mode.synchronous, self._mode.anchored):
+                self._anchor()  # so that the doctor tells how it is written now
             self._identities[-1] = self._identify()[-1]
         except BaseException:
             self._file.release()
+            self._file.slot = before  # and not what was found there, which may be another log's
             raise
 
     def _headless(self) -> Rejected:
@@ -373,7 +399,9 @@ class Committer(Generic[E]):
         return rows if batch.ids and [row[3] for row in rows] == batch.ids else None
 
     def _write(self) -> None:
-        if self._small_blocks and (danger := cramped(self._path)):
+        # Twice: each row is in a page of its table and of its index. It must not run out within a transaction.
+        room = 2 * sum(len(row[7]) + _BESIDE_DATA for row in self._pending) if self._small_blocks else 0
+        if self._small_blocks and (danger := cramped(self._path, room)):
             raise StoreError(f"{self._path}: {danger}")
         self._live().executemany(_INSERT, self._pending)  # pyright: ignore[reportUnknownMemberType]  as in fetch
         self._pending.clear()
@@ -386,15 +414,24 @@ class Committer(Generic[E]):
             )
         self._version = self._live().data_version()
         self.full = self._written() >= self._folded + FOLD_PAGES
-        if self._sealed > self.head:
-            if self._mode.anchored == "commit" or self.due == 0:
-                self._anchor()
-            self.head = self._sealed
+        if self.due == 0:
+            self._anchor()
+        self._anchor_if("commit")
+        self.head = max(self.head, self._sealed)
+
+    def _fold_back(self, how: int) -> tuple[int, int]:
+        """Fold; with ``OFF``, too, SQLite waits for the disk here, so that the head is never ahead of what is there."""
+        if self._mode.synchronous == "OFF":
+            self._run("PRAGMA synchronous = NORMAL")
+        try:
+            return self._live().wal_checkpoint(mode=how)
+        finally:
+            if self._mode.synchronous == "OFF":
+                self._run("PRAGMA synchronous = OFF")
 
     def _anchor(self) -> None:
         mode = self._mode
-        slot = Slot(self._sealed, self._hash, self._log, mode.synchronous, mode.anchored)
-        self._file.write(slot, flush=mode.synchronous != "OFF")
+        self._file.write(Slot(self._sealed, self._hash, self._log, mode.synchronous, mode.anchored))
         self._anchored_s = perf_counter()
 
     def _anchor_if(self, *anchored: str) -> None:
@@ -414,7 +451,8 @@ class Committer(Generic[E]):
         with suppress(apsw.Error):  # SQLite has rolled back already, or will when it closes
             if self._connection is not None and self._connection.in_transaction:
                 self._fetch("ROLLBACK")
-        if begun or not isinstance(error, (Rejected, Corrupt, apsw.BusyError)):  # those leave the connection sound
+        failed = isinstance(error, (apsw.Error, OSError, MemoryError)) and not isinstance(error, apsw.BusyError)
+        if begun or failed or not isinstance(error, Exception):  # whatever else it is, the connection is sound
             self.poisoned = error if isinstance(error, Exception) else StoreError(f"interrupted: {error!r}")
         self._go_back()
         if begun:
@@ -476,6 +514,7 @@ class Committer(Generic[E]):
         """Open the log anew and see that what stands in it stays, and what does not stays away. Raises if it cannot."""
         self._rescue()
         self._cover()  # at best, before anybody finds in the WAL what failed, and folds back what may not be there
+        self._drop_readers()  # through theirs, a new connection of this process would share the old index of the WAL
         self._connect_again()
         with translated(self._path):
             if (slot := self._file.slot) is not None:
@@ -486,7 +525,7 @@ class Committer(Generic[E]):
                 self._go_back()
                 # A commit that failed may still lie in the WAL, and come back after a power cut. Folded back, what
                 # stands is in the file and synced; and what does not is in no WAL any more.
-                self._live().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._fold_all("a commit failed")
                 self._catch_up()
                 if self._sealed < self.head:
                     raise Corrupt(f"{self._path} ends at position {self._sealed}, but {self.head} was acknowledged")
@@ -521,15 +560,30 @@ class Committer(Generic[E]):
                 f"ls -l /proc/{os.getpid()}/fd)"
             ) from error
         with suppress(apsw.Error):
-            old.close()
+            close(old, self._path)
 
     def _rescue(self) -> None:
-        """If only the WAL was removed, what is in it can still be had from the connection that has it open."""
-        if self._connection is not None and self._file.claimed:
-            with suppress(apsw.Error, OSError):
-                log, wal, *_ = self._identify()
-                if log == self._identities[0] and wal == _NO_FILE:
-                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        """Fold back a WAL that others no longer find through the connection that has it open: there is no other copy.
+
+        Raises if that cannot be done now; the connection stays.
+        """
+        if self._connection is None or not self._file.claimed:
+            return
+        now = self._identify()
+        if now[0] != self._identities[0] or now[1:3] == self._identities[1:3]:
+            return
+        self._fold_all("its WAL was removed or replaced while it was open, and is whole only here")
+        if now[1] not in (_NO_FILE, self._identities[1]):  # an older WAL's pages over newer ones would be nobody's log
+            os.replace(self._paths[1], f"{self._paths[1]}-stray")
+
+    def _fold_all(self, why: str) -> None:
+        try:
+            self._fold_back(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError as error:
+            raise StoreError(
+                f"{self._path}: {why}; to mend that, all of it must be folded back, and a long read transaction keeps "
+                "it from that: end the program that reads"
+            ) from error
 
     def _cover(self) -> bool:
         """Make sure that a commit which failed cannot come back, without room for anything: write over it in the WAL.
@@ -539,15 +593,19 @@ class Committer(Generic[E]):
         if self._connection is None or not self._file.claimed or self._identify()[:2] != self._identities[:2]:
             return False
         try:
-            self._run("BEGIN IMMEDIATE")
-            self._run(f"PRAGMA user_version = {self._fetch('PRAGMA user_version')[0][0]}")
-            self._run("COMMIT")
+            self._touch()
         except (apsw.Error, EsrmError):
             with suppress(apsw.Error):
                 if self._connection.in_transaction:
                     self._fetch("ROLLBACK")
             return False
         return True
+
+    def _touch(self) -> None:
+        """Commit something that changes nothing."""
+        self._run("BEGIN IMMEDIATE")
+        self._run(f"PRAGMA user_version = {self._fetch('PRAGMA user_version')[0][0]}")
+        self._run("COMMIT")
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
@@ -557,8 +615,16 @@ class Committer(Generic[E]):
         self._version = -1  # SQLite's data version as of _sealed; -1 if what we know may be wrong
         self._folded = 0  # how many pages had been written when the WAL was last folded
         self._ends.clear()
+        self._pending.clear()
         self._small_blocks = os.statvfs(self._path.parent).f_bsize < 4096
         self._identities = self._identify()
+        _, wal, index, _ = self._identities
+        if (wal == _NO_FILE) != (index == _NO_FILE):  # SQLite has it open, but nobody else will find it
+            self._disconnect()
+            raise StoreError(
+                f"{self._path}: its WAL or the index of that was removed while a reader of this process had it open: "
+                "close that one"
+            )
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -579,7 +645,7 @@ class Committer(Generic[E]):
         found: list[tuple[int, int]] = []
         for path in self._paths:
             try:
-                status = os.stat(path)
+                status = os.lstat(path)  # a link in its place leads elsewhere: whoever comes next looks there
                 found.append((status.st_dev, status.st_ino))
             except FileNotFoundError:
                 found.append(_NO_FILE)

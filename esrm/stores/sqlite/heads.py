@@ -145,7 +145,7 @@ class HeadFile:
     """The head file of a log whose only writer we are, once ``claim`` has returned.
 
     Attributes:
-        slot: what was last written, and flushed if that was asked for; None for nothing.
+        slot: what was last written and flushed; None for nothing.
     """
 
     def __init__(self, log: Path) -> None:
@@ -198,7 +198,7 @@ class HeadFile:
     def in_place(self) -> bool:
         """Whether the file that is locked is still the one that others find."""
         try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(self._path))
         except OSError:
             return False
 
@@ -210,20 +210,20 @@ class HeadFile:
         """
         first = msgspec.structs.replace(slot, counter=0 if self.slot is None else self.slot.counter + 1)
         pwrite(self._descriptor, b"\n" * _WRITER, 0)  # all of it, so that no later write needs room on the disk
-        self._put(first, flush=True)
+        self._put(first)
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def write(self, slot: Slot, *, flush: bool) -> None:
-        """Write the slot that does not hold the newest words, and wait for the disk if told to.
+    def write(self, slot: Slot) -> None:
+        """Write the slot that does not hold the newest words, and wait for the disk.
 
         Raises:
             OSError: from the disk. The other slot stands, and the same one is written next time.
         """
-        self._put(msgspec.structs.replace(slot, counter=self.slot.counter + 1 if self.slot else 0), flush=flush)
+        self._put(msgspec.structs.replace(slot, counter=self.slot.counter + 1 if self.slot else 0))
 
     def release(self) -> None:
         """Let go of the lock; a second time does nothing."""
@@ -232,11 +232,10 @@ class HeadFile:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _put(self, slot: Slot, *, flush: bool) -> None:
+    def _put(self, slot: Slot) -> None:
         if pwrite(self._descriptor, slot.render(), SLOTS[slot.counter % 2]) != SLOT_BYTES:
             raise OSError(errno.ENOSPC, "no room for the head of the log")
-        if flush:
-            fdatasync(self._descriptor)
+        fdatasync(self._descriptor)
         self.slot = slot
 
 

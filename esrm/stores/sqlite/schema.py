@@ -64,7 +64,7 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
     (apsw.FullError, "the disk is full; make room and try again"),
     (apsw.BusyError, "another process keeps it locked; wait for that one, or stop it, and try again"),
     (apsw.ReadOnlyError, "this user may not write the file or its folder; change the permissions or the place"),
-    (apsw.CantOpenError, "it cannot be opened; check the permissions of the file and its folder"),
+    (apsw.CantOpenError, "it cannot be opened; check the permissions here, and how many files this process has open"),
     (apsw.NotADBError, "this is not an SQLite database, so no esrm log; choose another file"),
     (apsw.CorruptError, "the file is damaged or cut short; keep it as it is, and restore a copy"),
     (apsw.IOError, "the disk or file system failed"),
@@ -140,12 +140,11 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
                 raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
             if path.name.endswith(BESIDE):
                 raise StoreError(f"{path} has the name of a file beside a log, which {BESIDE} end: choose another one")
-        if create and not size(path) and size(Path(f"{path}-wal")):  # SQLite would delete it
-            raise StoreError(
-                f"{path} {'is empty' if path.exists() else 'is gone'}, but the WAL of a log is there, {path.name}-wal: "
-                "put the log back, or move its WAL away to begin a new one"
-            )
-        connection = apsw.Connection(str(path))
+        check_not_linked(path)
+        if not create and not size(path):
+            raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
+        check_not_left(path)
+        connection = _opened(path, str(path))
         try:
             connection.set_busy_timeout(busy_ms)
             _leave_folding(connection)
@@ -154,7 +153,7 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
                 raise apsw.ReadOnlyError("opened read-only")
             _set_durability(connection, path, synchronous, busy_ms)  # only now that we know the file is ours to set
             if blank and not create:
-                raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
+                raise StoreError(f"{path} has nothing in it: somebody replaced it while it was open; put the log back")
             if blank:
                 _create(connection, path)
         except BaseException:
@@ -167,27 +166,38 @@ def open_reader(path: Path) -> apsw.Connection:
     """Return a connection that only reads an existing log.
 
     It opens the file for writing where it may, but with ``query_only``: a truly read-only connection leaves empty
-    ``-wal`` and ``-shm`` files behind. Where nothing can be written, as on read-only media, the file is read as it
-    stands (``immutable``), which is sound as long as nobody else writes to it after all.
+    ``-wal`` and ``-shm`` files behind. Where this user may not write, as on read-only media, and no WAL is there, the
+    file is read as it stands (``immutable``): SQLite then sees nothing of what others do, so the caller must look
+    whether the file has changed, or a WAL has come.
 
     Raises:
         StoreError: there is no file, or it is not ours, newer than we are, damaged or unreadable.
     """
     with _opening(path):
         _check_place(path)
+        check_not_linked(path)
+        check_not_left(path)
         if not path.exists():
             raise StoreError(f"{path} does not exist; reading does not create it")
+        if not size(path):
+            raise StoreError(f"{path} is empty: nothing was ever recorded in it")
         try:
             return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
-        except (apsw.ReadOnlyError, apsw.CantOpenError):
-            if not os.access(path, os.R_OK) or size(Path(f"{path}-wal")):
+        except (apsw.ReadOnlyError, apsw.CantOpenError):  # a lack of file descriptors is one of these, too
+            if _may_write(path) or size(Path(f"{path}-wal")):
                 raise
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             return _connect(path, f"{path.as_uri()}?immutable=1", flags)
 
 
+def _may_write(path: Path) -> bool:
+    """Whether this user may write both the file and its folder."""
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in (path, path.parent))
+
+
 def _connect(path: Path, name: str, flags: int) -> apsw.Connection:
-    connection = apsw.Connection(name, flags=flags)
+    connection = _opened(path, name, flags)
     try:
         connection.set_busy_timeout(5000)  # WAL readers wait only while somebody recovers or closes the log
         _leave_folding(connection)
@@ -207,14 +217,44 @@ def _leave_folding(connection: apsw.Connection) -> None:
 
 
 def close(connection: apsw.Connection, path: Path) -> None:
-    """Close a connection. A WAL that is empty goes with the last one; one that is not is left to the log's writer."""
-    if not size(Path(f"{path}-wal")):
+    """Close a connection. A WAL that is empty goes with the last one; one that is not is left to the log's writer.
+
+    And one that is gone, which somebody removed to put a copy of the log back, is not folded into that.
+    """
+    wal = Path(f"{path}-wal")
+    if os.path.lexists(wal) and not size(wal):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
+    _open.pop(id(connection), None)
 
 
-def cramped(path: Path) -> str | None:
-    """Return why SQLite must not touch the log now, if it must not; None if it may.
+_open: dict[int, Path] = {}  # the logs that this process has open, by connection
+_forked: set[Path] = set()  # those that its parent had open when it was forked
+
+
+def _opened(
+    path: Path, name: str, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+) -> apsw.Connection:
+    if path in _forked:
+        raise StoreError(
+            f"{path} was open when this process was forked, and SQLite would rely on locks that stayed with the "
+            "parent: open it in a process that was started anew (multiprocessing: spawn)"
+        )
+    connection = apsw.Connection(name, flags=flags)
+    _open[id(connection)] = path
+    return connection
+
+
+def _after_fork() -> None:
+    _forked.update(_open.values())
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def cramped(path: Path, more: int = 0) -> str | None:
+    """Return why SQLite must not touch the log now, if it must not; None if it may, and may write ``more`` bytes.
 
     The index of a WAL is a mapped file of 32 KiB and more. SQLite makes sure of its room by writing one byte in every
     4 KiB; where the file system's blocks are smaller and it is full, the kernel ends the process with SIGBUS when it
@@ -222,11 +262,11 @@ def cramped(path: Path) -> str | None:
     """
     place = os.statvfs(path.parent)
     room = place.f_bavail * place.f_frsize
-    if place.f_bsize >= 4096 or room >= ROOM_BYTES:
+    if place.f_bsize >= 4096 or room >= ROOM_BYTES + more:
         return None
     return (
         f"its file system has {room:,} bytes left, in blocks of {place.f_bsize:,}: SQLite's index of the WAL could "
-        f"then end this process (SIGBUS). Make room, at least {ROOM_BYTES:,} bytes"
+        f"then end this process (SIGBUS). Make room, at least {ROOM_BYTES + more:,} bytes"
     )
 
 
@@ -234,6 +274,25 @@ def foreign_triggers(connection: apsw.Connection) -> list[str]:
     """Return the names of triggers that esrm did not make: with one, what is appended may not be what is stored."""
     found = fetch(connection, "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
     return [name for name, sql in found if sql not in _TRIGGERS]
+
+
+def check_not_left(path: Path) -> None:
+    """Raise if a file is gone or without a byte and its WAL is still there: SQLite would delete that.
+
+    Raises:
+        StoreError: what was acknowledged may be in the WAL.
+    """
+    if not size(path) and size(Path(f"{path}-wal")):
+        raise StoreError(
+            f"{path} is {'empty' if path.exists() else 'gone'}, but the WAL of a log is there, {path.name}-wal: "
+            "put the log back, or move its WAL away to begin a new one"
+        )
+
+
+def check_not_linked(path: Path) -> None:
+    """Raise if a path that was resolved leads elsewhere by now: SQLite would look for another WAL, there."""
+    if path.is_symlink():
+        raise StoreError(f"{path} was replaced by a symbolic link while it was open; put the log itself back")
 
 
 def _check_place(path: Path) -> None:
@@ -245,6 +304,8 @@ def _check_place(path: Path) -> None:
         raise StoreError(f"{path}: there is no directory {path.parent}; create it first")
     if path.exists() and not path.is_file():
         raise StoreError(f"{path} is not a regular file; a log needs one")
+    if size(path) == 1:
+        raise apsw.NotADBError("a file of one byte, which SQLite takes for an empty one, and deletes its WAL")
     if danger := cramped(path):
         raise StoreError(f"{path}: {danger}")
 
@@ -263,8 +324,6 @@ def _is_blank(connection: apsw.Connection, path: Path) -> bool:
             f"{path} is another program's SQLite database (application id {marker & 0xFFFFFFFF:#x}, "
             f"tables: {tables or 'none'}); choose another file"
         )
-    if size(path) == 1:
-        raise apsw.NotADBError("a file of one byte, which SQLite takes for an empty one")
     return True
 
 

@@ -17,7 +17,7 @@ from esrm.stores.base import Reader, Store, T
 from esrm.stores.records import Codec, Committed, Draft, E, Record, decoded, prepare
 from esrm.stores.sqlite.committer import Append, Committer, Mode
 from esrm.stores.sqlite.reader import SqliteReader
-from esrm.stores.sqlite.schema import SYNCHRONOUS, located
+from esrm.stores.sqlite.schema import SYNCHRONOUS, check_not_linked, located
 from esrm.stores.sqlite.writer import Writer
 
 ANCHORS = ("commit", "second")
@@ -73,16 +73,14 @@ class SqliteStore(Store[E]):
 
     async def _open(self) -> None:
         def begin() -> Committer[E]:
-            return Committer(self._path, self._mode, self._busy_ms)
+            return Committer(self._path, self._mode, self._busy_ms, self._sweep)
 
         self._limiter = anyio.CapacityLimiter(READERS_MAX)
         self._writer = Writer(await to_thread.run_sync(begin), f"esrm writer of {self._path.name}", self._inline_ms)
 
     async def _close(self) -> None:
         self._sweep()
-        with anyio.CancelScope(shield=True):  # a close that is cancelled half-way would leave a thread behind
-            self._writer.see_off()
-            await to_thread.run_sync(self._writer.stop)
+        await self._writer.stop()
 
     async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> Committed[E]:
         """Add drafts to the end of a stream; see ``Store.append``. A cancelled append may still come to stand."""
@@ -106,6 +104,8 @@ class SqliteStore(Store[E]):
 
     def reader(self) -> SqliteReader[E]:
         """Return a new synchronous face of the same file."""
+        self._check_process()
+        check_not_linked(self._path)
         return SqliteReader(self._path, self._codec)
 
     async def ask(self, question: Callable[[Reader[E]], T]) -> T:

@@ -32,6 +32,7 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from esrm.errors import EsrmError, StoreError
+from esrm.stores.base import outlast
 from esrm.stores.records import BATCH_RECORDS_MAX, E, Record, entered
 from esrm.stores.sqlite.committer import Append, Committer
 from esrm.stores.tail import Tail
@@ -94,8 +95,8 @@ class _Pace:
 class Writer(Generic[E]):
     """The committer and the thread that owns it (or shares it with the event loop), until it is stopped.
 
-    Its methods belong on the event loop, but for ``stop``. The loop hands the thread one turn at a time, so all that
-    happens to turns happens on the loop.
+    Its methods belong on the event loop. The loop hands the thread one turn at a time, so all that happens to turns
+    happens on the loop.
     """
 
     def __init__(self, committer: Committer[E], name: str, inline_ms: float) -> None:
@@ -106,6 +107,7 @@ class Writer(Generic[E]):
         self._busy = False  # the thread has a turn
         self._queue: SimpleQueue[_Turn[E] | None] = SimpleQueue()  # None: look around, something else has changed
         self._stopping = False
+        self._over, self._unclosed = anyio.Event(), None  # once the thread has ended; and what the close failed with
         self._waiting = 0
         self._watching = False  # the thread looks every 50 ms
         self._bell = anyio.Event()
@@ -184,17 +186,15 @@ class Writer(Generic[E]):
         """As ``Store.recent``."""
         return self._tail.between(after, self._committer.head, limit, vm)
 
-    def see_off(self) -> None:
-        """Hand in all that waits, in this moment on the event loop, before ``stop``."""
+    async def stop(self) -> None:
+        """Finish what was handed in, wake who waits, close the committer; a cancellation waits for all of it."""
         while self._turns:
             self._queue.put(self._turns.popleft())
-
-    def stop(self) -> None:
-        """Finish what was handed in, wake who waits, close the committer. Blocks: call it in a worker thread."""
         self._stopping = True
-        self._queue.put(None)
-        self._thread.join()
-        self._committer.close()
+        self._queue.put(None)  # all is said before the first await: from here on the thread ends by itself
+        await outlast(self._over)
+        if self._unclosed is not None:
+            raise self._unclosed
 
     def _check(self) -> None:
         if self._stopping:
@@ -203,6 +203,21 @@ class Writer(Generic[E]):
             raise StoreError(str(self._trouble)) from self._trouble
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            try:
+                self._committer.close()
+            except Exception as error:
+                self._unclosed = error
+            with suppress(RuntimeError):  # as below
+                self._soon(self._end)
+
+    def _end(self) -> None:
+        self._thread.join()  # to tell us was the last it had to do
+        self._over.set()
+
+    def _work(self) -> None:
         while True:
             turn, trouble = self._next_turn(), None
             with self._mine:
