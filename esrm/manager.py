@@ -331,9 +331,10 @@ class ResourceManager:
         try:
             await device.assign(self._state.device(name).resources)
         except BaseException as error:
+            cancelled = isinstance(error, anyio.get_cancelled_exc_class())
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._walk_back(name, reason=f"assign failed: {error!r}")
+                    await self._walk_back(name, "assign was cancelled" if cancelled else f"assign failed: {error!r}")
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise

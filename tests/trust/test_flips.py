@@ -29,7 +29,7 @@ from esrm.testing import BytesCodec, drafts
 
 PARTS = 2
 WAL_FLIPS = pick(quick=300, ci=40_000, soak=400_000) // PARTS
-HEAD_FLIPS = pick(quick=100, ci=2000, soak=70_000)
+HEAD_FLIPS = pick(quick=100, ci=2000, soak=20_000)
 AS_WRITER = 100  # every so many-th flip is also opened by a writer, which takes ten times as long
 VMS = "vm-0", "vm-1"
 CODEC = BytesCodec()
