@@ -161,7 +161,7 @@ async def test_an_interrupted_beginning_is_begun_again(path: Path):
     """A head file cut short before the first record stands in nobody's way."""
     async with SqliteStore(path, CODEC) as store:
         assert await store.append("web-1", [], expected=-1) == []
-    for left in (b"", b"esrm head 1\ncounter", b"\n" * 4096, bytes(512)):
+    for left in (b"", b"esrm head 1\ncounter", b"\n" * 4096, bytes(512), b"esrm head\xa0c\x85"):
         head_path(path).write_bytes(left)
         copied = path.with_name(f"{len(left)}.db")
         shutil.copy(path, copied)

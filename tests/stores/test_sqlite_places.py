@@ -266,7 +266,7 @@ async def test_what_is_left_of_a_log_is_not_destroyed(tmp_path: Path, empty: boo
         assert await store.head() == 2
 
 
-@pytest.mark.parametrize("content", [b"a shopping list", b"SQLite format 3\0", b"\n" * 8704 + b"\n"])
+@pytest.mark.parametrize("content", [b"a shopping\nlist\n", b"SQLite format 3\0\xff", b"\n" * 8704 + b"\n"])
 async def test_another_file_is_not_taken_for_a_head(tmp_path: Path, content: bytes):
     """Who names a log so that its head file would overwrite another file is told, and the file stays."""
     (tmp_path / "vm.db-head").write_bytes(content)

@@ -451,8 +451,9 @@ class Committer(Generic[E]):
         with suppress(apsw.Error):  # SQLite has rolled back already, or will when it closes
             if self._connection is not None and self._connection.in_transaction:
                 self._fetch("ROLLBACK")
-        failed = isinstance(error, (apsw.Error, OSError, MemoryError)) and not isinstance(error, apsw.BusyError)
-        if begun or failed or not isinstance(error, Exception):  # whatever else it is, the connection is sound
+        failed = isinstance(error, (apsw.Error, OSError, MemoryError, StoreError))
+        refused = isinstance(error, (Rejected, Corrupt, apsw.BusyError))  # these leave the connection sound, as others do
+        if begun or (failed and not refused) or not isinstance(error, Exception):
             self.poisoned = error if isinstance(error, Exception) else StoreError(f"interrupted: {error!r}")
         self._go_back()
         if begun:

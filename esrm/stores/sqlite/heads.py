@@ -136,9 +136,19 @@ def _read(path: Path) -> bytes:
 
 
 def _begun(data: bytes) -> bool:
-    """Whether this may be a head file that was only half made when the power failed: blanks, and pieces of slots."""
-    starts = (data[start : start + 12].strip(b"\0\n") for start in SLOTS)
-    return len(data) <= _SIZE and all(start in b"esrm head 1\n" for start in starts)
+    """Whether this may be a head file that was only half made when the power failed.
+
+    Then it is blanks, pieces of slots, and perhaps the garbage that a disk leaves in a sector that it was writing. What
+    is longer, is a database, or reads as somebody's text, is another file.
+    """
+    if len(data) > _SIZE or data.startswith(b"SQLite format 3\0"):
+        return False
+    if all(data[start : start + 12].strip(b"\0\n") in b"esrm head 1\n" for start in SLOTS):
+        return True
+    try:
+        return not data.decode().replace("\n", "").isprintable()
+    except UnicodeDecodeError:
+        return True
 
 
 class HeadFile:
