@@ -452,7 +452,7 @@ class Committer(Generic[E]):
             if self._connection is not None and self._connection.in_transaction:
                 self._fetch("ROLLBACK")
         failed = isinstance(error, (apsw.Error, OSError, MemoryError, StoreError))
-        refused = isinstance(error, (Rejected, Corrupt, apsw.BusyError))  # these leave the connection sound, as others do
+        refused = isinstance(error, (Rejected, Corrupt, apsw.BusyError))  # these leave the connection sound
         if begun or (failed and not refused) or not isinstance(error, Exception):
             self.poisoned = error if isinstance(error, Exception) else StoreError(f"interrupted: {error!r}")
         self._go_back()
