@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from esrm.errors import Corrupt, EsrmError, Refused, Unproven
 from esrm.history import step
 from esrm.stores.chain import Verdict, cut, pages, walk
 from esrm.stores.chain import verify as verify_chain
-from esrm.stores.records import decoded, iso
+from esrm.stores.records import PAGE, decoded, iso
 
 if TYPE_CHECKING:
     from esrm.proofs import Opened
@@ -178,19 +179,23 @@ def _fault_document(asked: Asked, verdict: Verdict) -> dict[str, Any] | None:
 
 
 def _replay(asked: Asked, vm: str, records: int) -> dict[str, Any]:
-    """Apply every event; allocator and bus take no two devices at one place, and say so."""
+    """Apply every event; allocator and bus take no two devices at one place, and say so.
+
+    But none that came after the ``records`` which were there before the chain was walked: those nobody has hashed.
+    """
     state = VmState()
     what: str | None = None
     with Progress(f"replaying {vm}", records) as tick:
         try:
-            for page in pages(partial(asked.reader.payloads, vm), -1, 1):
-                for payload in page:
-                    if payload[1] != state.revision + 1:
-                        raise Corrupt(f"{vm}: revision {state.revision + 1} is missing")
-                    step(state, vm, payload)
-                    if not state.revision:
-                        _ = state.allocator, state.bus  # from here on every event is entered in these, too
-                tick(state.revision)
+            there = chain.from_iterable(pages(partial(asked.reader.payloads, vm), -1, 1))
+            for payload in takewhile(lambda payload: not 0 < records <= payload[1], there):
+                if payload[1] != state.revision + 1:
+                    raise Corrupt(f"{vm}: revision {state.revision + 1} is missing")
+                step(state, vm, payload)
+                if not state.revision:
+                    _ = state.allocator, state.bus  # from here on every event is entered in these, too
+                if not state.revision % PAGE:
+                    tick(state.revision)
         except (Corrupt, Refused) as error:
             what = str(error)
     return {"vm": vm, "ok": what is None, "revision": state.revision, "devices": len(state.devices), "what": what}

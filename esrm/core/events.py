@@ -205,13 +205,16 @@ def encode(event: Event) -> bytes:
 
     Raises:
         TooLarge: more than 65,535 bytes.
-        Malformed: no event, or one with a field that no JSON holds, such as half a character.
+        Malformed: no event, or one with a field of another type, or that no JSON holds, such as half a character.
     """
     if type(event) not in _KINDS:
         raise Malformed(f"not an event: {event!r:.80}")
     try:
         data = _encoder.encode(event)
-    except (TypeError, ValueError) as error:
+        # Structs take whatever they are given. What could not be read again would stand in the log for ever, in the
+        # way of all who read it: so it is read, for 1 us.
+        _decoder.decode(data)
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise Malformed(f"{type(event).__name__}: {error!s:.200}") from error
     if len(data) > EVENT_BYTES_MAX:
         raise TooLarge(

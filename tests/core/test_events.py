@@ -238,11 +238,16 @@ def test_an_event_is_short() -> None:
         encode(esrm.DeviceCreated("d" * 10_000_000))
 
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
 @pytest.mark.parametrize(
     "event",
     [{"net0": 1}, "nope", b"nope", None, 7, esrm.DeviceCreated, {"type": "DeviceCreated", "device": "net0"},
      esrm.DeviceCreated("\ud800"), esrm.ResourcesReleased("net0", (), "half a \ud83d"),
-     esrm.DeviceCreated(object())],  # type: ignore[arg-type]
+     esrm.DeviceCreated(object()), esrm.DeviceCreated(5), esrm.DeviceCreated(None),  # type: ignore[arg-type]
+     esrm.ResourcesAllocated("net0", ("none",)), esrm.DeviceCreated("net0", parent=CYCLE)],  # type: ignore[arg-type]
     ids=lambda event: ascii(event)[:40],
 )  # fmt: skip
 def test_what_is_no_event_is_not_encoded(event: Any) -> None:

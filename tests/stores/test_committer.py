@@ -452,7 +452,7 @@ def test_an_index_of_the_wal_that_only_we_have_is_not_built_on(path: Path):
     os.unlink(f"{path}-shm")
     append = turn("web-1", b"1", 0)
     assert committer.commit([append])
-    assert "was removed while a reader of this process had it open: close that one" in str(append.error)
+    assert "was removed while a reader of this process had it open, or another store: close" in str(append.error)
     reader.close()
     append = Append(append.batch)
     assert committer.commit([append])

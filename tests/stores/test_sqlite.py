@@ -398,6 +398,31 @@ async def test_a_fork_does_not_inherit_the_store(path: Path):
             assert reader.head() == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking beside threads
+def test_what_was_closed_before_a_fork_can_be_opened_in_the_child(path: Path, tmp_path: Path):
+    """Also what was only let go, and another log that has come to the same place."""
+    for name in ("closed", "dropped", "other"):
+        log = schema.located(tmp_path / name)
+        schema.open_writer(log, "FULL", 0).close() if name == "dropped" else schema.close(
+            schema.open_writer(log, "FULL", 0), log
+        )
+    held = SqliteReader(tmp_path / "other", CODEC)
+    (tmp_path / "other").rename(tmp_path / "moved")
+    schema.close(schema.open_writer(tmp_path / "other", "FULL", 0), tmp_path / "other")
+    child = os.fork()
+    if child == 0:
+        opened = 0
+        for name in ("closed", "dropped", "other", "moved"):
+            try:
+                SqliteReader(tmp_path / name, CODEC).close()
+                opened += 1
+            except StoreError as error:
+                opened += 10 * (name == "moved" and "was open when this process was forked" in str(error))
+        os._exit(opened)
+    assert _exit_code(child) == 13
+    held.close()
+
+
 def _exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

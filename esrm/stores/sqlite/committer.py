@@ -623,8 +623,8 @@ class Committer(Generic[E]):
         if (wal == _NO_FILE) != (index == _NO_FILE):  # SQLite has it open, but nobody else will find it
             self._disconnect()
             raise StoreError(
-                f"{self._path}: its WAL or the index of that was removed while a reader of this process had it open: "
-                "close that one"
+                f"{self._path}: its WAL or the index of that was removed while a reader of this process had it open, "
+                "or another store: close that one"
             )
 
     def _disconnect(self) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import apsw
 
@@ -225,29 +226,33 @@ def close(connection: apsw.Connection, path: Path) -> None:
     if os.path.lexists(wal) and not size(wal):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
-    _open.pop(id(connection), None)
+    _open.pop(connection, None)
 
 
-_open: dict[int, Path] = {}  # the logs that this process has open, by connection
-_forked: set[Path] = set()  # those that its parent had open when it was forked
+_open: WeakKeyDictionary[apsw.Connection, os.stat_result] = WeakKeyDictionary()  # the files that this process has open
+_forked: set[tuple[int, int]] = set()  # (device, inode) of those that its parent had open when it was forked
 
 
 def _opened(
     path: Path, name: str, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 ) -> apsw.Connection:
-    if path in _forked:
+    if path.exists() and _identity(path.stat()) in _forked:
         raise StoreError(
             f"{path} was open when this process was forked, and SQLite would rely on locks that stayed with the "
             "parent: open it in a process that was started anew (multiprocessing: spawn)"
         )
     connection = apsw.Connection(name, flags=flags)
-    _open[id(connection)] = path
+    with suppress(OSError):  # removed a moment ago: whoever looks at it next will say so
+        _open[connection] = path.stat()
     return connection
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 def _after_fork() -> None:
-    _forked.update(_open.values())
-    _open.clear()
+    _forked.update(map(_identity, _open.values()))
 
 
 os.register_at_fork(after_in_child=_after_fork)
