@@ -201,6 +201,15 @@ def test_the_shell_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert looking._shell_version() == version
 
 
+@pytest.mark.parametrize("version", ["3.53.0", None])
+def test_a_shell_is_told_if_there_is_one(
+    ask: Ask, log: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    """People will open the log with it."""
+    monkeypatch.setattr(looking, "_shell_version", lambda: version)
+    assert ("sqlite3 shell" in findings(ask("doctor", log, "--no-write", "--json"))) == bool(version)
+
+
 # -- the log ---------------------------------------------------------------------------------------------------------
 
 

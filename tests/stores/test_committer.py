@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from itertools import count, pairwise
 from math import inf
 from pathlib import Path
@@ -388,6 +389,35 @@ def test_a_removed_wal_is_folded_back_though_somebody_reads(path: Path):
     committer.close()
     with SqliteReader(path, CODEC) as reader:
         assert verify(reader).good == 2
+
+
+def test_what_failed_is_in_no_wal_any_more(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A failed commit may lie in the WAL and come back after a power cut: once mended, all of it is folded back."""
+    committer, real = opened(path), Committer._run
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", lambda statement: fail_commit(committer, real, statement))
+        append = turn("web-1", b"1", 0)
+        assert committer.commit([append])
+    assert type(append.error) is Rejected
+    assert committer.poisoned is None
+    assert os.stat(f"{path}-wal").st_size == 0
+    committer.close()
+
+
+def fail_commit(committer: Committer[bytes], real: Callable[[Committer[bytes], str], None], statement: str) -> None:
+    """Run a statement; a COMMIT that writes records fails before anything of it is done, others do not."""
+    if statement == "COMMIT" and committer._sealed > committer.head:
+        real(committer, "ROLLBACK")
+        raise apsw.IOError("disk I/O error")
+    real(committer, statement)
+
+
+def test_a_closed_log_is_not_asked(path: Path):
+    """Whoever still has its committer is told so, and by no error of Python's."""
+    committer = opened(path)
+    committer.close()
+    with pytest.raises(StoreError, match=r"vm\.db is not open"):
+        committer._fetch("SELECT 1")
 
 
 def test_a_removed_wal_is_kept_open_as_long_as_it_cannot_be_folded_back(path: Path):
