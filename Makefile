@@ -22,7 +22,7 @@ demo: $(VENV)/.run   ## a microVM boots, hot-plugs, crashes and comes back; seco
 	$(BIN)/esrm demo
 
 test: $(VENV)/.dev   ## the whole test-suite
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 trust: $(VENV)/.dev  ## crashes, faults, flips, attacks, fuzzing: the counts that docs/durability.md promises; minutes
 	ESRM_TRUST=ci $(BIN)/python -m pytest -n 4 --dist worksteal $(if $(filter tests/%,$(ARGS)),,tests/trust) $(ARGS)

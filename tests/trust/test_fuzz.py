@@ -22,7 +22,7 @@ from scale import LEVEL, pick, repeat, seed
 HERE = Path(__file__).parent
 ATHERIS = find_spec("atheris") is not None
 RUNS = pick(quick=3000, ci=1_000_000, soak=4_000_000)
-GUIDED = pick(quick=0, ci=100_000, soak=1_500_000) if ATHERIS else 0
+GUIDED = pick(quick=0, ci=30_000, soak=1_500_000) if ATHERIS else 0
 each = pytest.mark.parametrize("name", TARGETS)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
