@@ -151,6 +151,7 @@ async def test_a_log_that_lost_its_head_file_is_read_and_not_written(path: Path)
         await store.append("web-1", drafts(b"0"), expected=-1)
     head_path(path).unlink()
     async with SqliteStore(path, CODEC) as store:
+        assert store.reader().anchor() is None
         assert await store.head() == 1
         with pytest.raises(Rejected, match=r"no vm\.db-head beside it.*esrm doctor --adopt .*vm\.db"):
             await store.append("web-1", drafts(b"1"), expected=0)

@@ -180,8 +180,6 @@ def open_reader(path: Path) -> apsw.Connection:
         check_not_left(path)
         if not path.exists():
             raise StoreError(f"{path} does not exist; reading does not create it")
-        if not size(path):
-            raise StoreError(f"{path} is empty: nothing was ever recorded in it")
         try:
             return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
         except (apsw.ReadOnlyError, apsw.CantOpenError):  # a lack of file descriptors is one of these, too
@@ -226,7 +224,6 @@ def close(connection: apsw.Connection, path: Path) -> None:
     if os.path.lexists(wal) and not size(wal):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
-    _open.pop(connection, None)
 
 
 _open: WeakKeyDictionary[apsw.Connection, os.stat_result] = WeakKeyDictionary()  # the files that this process has open
