@@ -140,7 +140,10 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
             if not create:
                 raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
             if path.name.endswith(BESIDE):
-                raise StoreError(f"{path} has the name of a file beside a log, which {BESIDE} end: choose another one")
+                raise StoreError(
+                    f"{path} has the name of a file beside a log, as all have that end in {', '.join(BESIDE)}: choose "
+                    "another one"
+                )
         check_not_linked(path)
         if not create and not size(path):
             raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
