@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import anyio
 import apsw
 import pytest
 from anyio import to_thread
+from users import ordinary_user
 
 import esrm
 from esrm.errors import StoreError
@@ -94,19 +95,6 @@ def remove(path: Path) -> None:
 def beside(path: Path, suffix: str) -> Path:
     """One of the files of a log."""
     return Path(f"{path}{suffix}")
-
-
-@contextmanager
-def ordinary_user() -> Generator[None]:
-    """Root may write anything: be nobody for a while."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 class Other:

@@ -8,12 +8,13 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import anyio
 import apsw
 import pytest
+from users import ordinary_user
 
 from esrm.errors import Corrupt, StoreError
 from esrm.stores.sqlite import SqliteReader, SqliteStore, schema
@@ -160,19 +161,6 @@ async def test_a_place_without_wal_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StoreError, match=r"cannot do WAL \(journal mode stays memory\); use a local disk"):
         async with SqliteStore(tmp_path / "vm.db", CODEC):
             pass
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Root may write anything: be nobody for a while."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
