@@ -16,7 +16,7 @@ import msgspec
 
 from esrm.core.events import Holding
 from esrm.core.platform import Platform, Range, Reserved
-from esrm.core.ranges import RangeMap
+from esrm.core.ranges import FANOUT_UNSEARCHED, RangeMap
 from esrm.core.resources import Space, bounds
 from esrm.errors import AddressConflict, NotAllocated, OutOfRange
 
@@ -66,7 +66,7 @@ class Ledger:
         self.shared: set[int] = set()
         self.free: RangeMap[None] = RangeMap()
         self.beyond: RangeMap[None] = RangeMap()
-        self.held: RangeMap[tuple[str, ...]] = RangeMap()
+        self.held: RangeMap[tuple[str, ...]] = RangeMap(FANOUT_UNSEARCHED)
         walls = [(first, last) for first, last, _ in self.reserved]
         for first, last in _without(self.pools, walls):
             self._set_free(first, last)
@@ -104,14 +104,17 @@ class Ledger:
         Raises:
             NotAllocated: exactly this range is not held by this owner. Nothing is changed then.
         """
-        entry = self.held.get(first)
-        if entry is None or entry[0] != last or owner not in entry[1]:
+        try:
+            end, owners = self.held.remove(first)
+        except KeyError:
+            raise NotAllocated(self._not_held(first, last, owner)) from None
+        if end != last or owner not in owners:
+            self.held.insert(first, end, owners)
             raise NotAllocated(self._not_held(first, last, owner))
-        owners = list(entry[1])
-        owners.remove(owner)
-        self.held.remove(first)
-        if owners:
-            self.held.insert(first, last, tuple(owners))
+        if len(owners) > 1:
+            others = list(owners)
+            others.remove(owner)
+            self.held.insert(first, last, tuple(others))
             return
         self.shared.discard(first)
         self._set_free(first, last)

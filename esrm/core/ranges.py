@@ -32,6 +32,9 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 FANOUT = 32  # measured: 16 makes the tree deep, 64 makes the way through a node long; in between it matters little
+FANOUT_UNSEARCHED = (
+    256  # of a map where nobody searches for room, so that no node is walked through: flatter is quicker
+)
 MASKS_MAX = 12  # each mask in use makes each change a little slower, and a space knows only a few alignments
 
 
@@ -57,16 +60,20 @@ class RangeMap(Generic[V]):
     are too small, or too small once aligned; only the first search with a new mask visits them all. A mask is an
     alignment less one, the alignment a power of two. Do not change a map while iterating over it.
 
+    Args:
+        fanout: at most so many entries a node, at least 3; None for ``FANOUT``.
+
     Attributes:
         total: the number of addresses in all ranges together.
     """
 
-    __slots__ = ("_count", "_finger", "_head", "_known_first", "_known_low", "_known_mask", "_known_size",
+    __slots__ = ("_count", "_fanout", "_finger", "_head", "_known_first", "_known_low", "_known_mask", "_known_size",
                  "_mask", "_masks", "_root", "total")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, fanout: int | None = None) -> None:
         self.total = 0
         self._count = 0
+        self._fanout = fanout or FANOUT
         self._root: _Node[V] = _Node()
         self._head = self._root  # the leftmost leaf
         self._finger = self._root  # the leaf where the last search ended, where the caller is likely to carve
@@ -322,7 +329,7 @@ class RangeMap(Generic[V]):
                 rooms.insert(i, room)
                 if parent and room > parent.rooms[mask][j]:
                     self._lift(parent, j, mask, room, first)
-        if len(leaf.firsts) > FANOUT:
+        if len(leaf.firsts) > self._fanout:
             self._split(leaf)
 
     def _edit(self, leaf: _Node[V], i: int, first: int, last: int) -> None:
@@ -404,7 +411,7 @@ class RangeMap(Generic[V]):
             parent.children = [node]
             parent.rooms = {mask: [0] for mask in node.rooms}
         twin = _Node(parent)
-        half = (FANOUT + 1) // 2
+        half = (self._fanout + 1) // 2
         twin.firsts = _cut(node.firsts, half)
         if node.children:
             twin.children = _cut(node.children, half)
@@ -422,7 +429,7 @@ class RangeMap(Generic[V]):
         for mask, rooms in node.rooms.items():
             twin.rooms[mask] = _cut(rooms, half)
             parent.rooms[mask][j : j + 1] = max(rooms), max(twin.rooms[mask])
-        if len(parent.children) > FANOUT:
+        if len(parent.children) > self._fanout:
             self._split(parent)
 
     def _unlink(self, leaf: _Node[V], first: int) -> None:
@@ -474,11 +481,11 @@ class RangeMap(Generic[V]):
             assert node.rooms == {mask: _rooms(node, mask) for mask in self._masks}
             if node.children:
                 assert node.firsts == [_least(child) for child in node.children[1:]]
-                assert len(node.children) <= FANOUT
+                assert len(node.children) <= self._fanout
                 assert all(child.parent is node for child in node.children)
             else:
                 assert leaf is node
-                assert 0 < len(node.firsts) <= FANOUT or node is self._root
+                assert 0 < len(node.firsts) <= self._fanout or node is self._root
                 depths.add(_depth(node))
                 leaf = node.next
         assert leaf is None
