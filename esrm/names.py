@@ -21,6 +21,8 @@ def check(what: str, name: str, *, empty: bool = False) -> str:
     Raises:
         InvalidName: says which rule it breaks.
     """
+    if type(name) is str and 0 < len(name) <= NAME_MAX and name.isprintable():
+        return name  # one look when all is well: each append asks this twice or three times
     if not isinstance(cast(Any, name), str):
         raise InvalidName(f"{what}: expected text, got {type(name).__name__}")
     if len(name) > NAME_MAX:

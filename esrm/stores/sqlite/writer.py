@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import current_token
 
 from esrm.errors import EsrmError, StoreError
 from esrm.stores.base import outlast
@@ -68,10 +68,11 @@ class _Turn(Generic[E]):
         """Whether writing it takes little but the sync."""
         return self.records <= INLINE_RECORDS_MAX and self.size <= INLINE_BYTES_MAX
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
+        """Not a coroutine of its own: each one around another costs its part whenever the innermost goes on."""
         if self.over is None:
             self.over = anyio.Event()
-        await self.over.wait()
+        return self.over.wait()
 
 
 class _Pace:
@@ -100,7 +101,9 @@ class Writer(Generic[E]):
     """
 
     def __init__(self, committer: Committer[E], name: str, inline_ms: float) -> None:
-        self._committer, self._soon = committer, _soon()
+        self._committer = committer
+        token = current_token()
+        self._soon, self._checkpoint = _soon(token.native_token), token.backend_class.checkpoint
         self._mine = threading.Lock()  # over the committer
         self._pace = _Pace(inline_ms / 1000)
         self._turns: deque[_Turn[E]] = deque()  # not yet under way; the last one may still grow
@@ -117,8 +120,8 @@ class Writer(Generic[E]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def append(self, append: Append[E]) -> None:
-        """Hand an append in and wait for its outcome. A cancelled caller's append still takes its turn."""
+    def append(self, append: Append[E]) -> Awaitable[None]:
+        """Hand an append in; to be awaited for its outcome. A cancelled caller's append still takes its turn."""
         turns = self._turns
         if turns and not turns[-1].full:
             turn, leads = turns[-1], False
@@ -126,7 +129,7 @@ class Writer(Generic[E]):
             leads = not turns and not self._busy
             turns.append(turn := _Turn())  # not _Turn[E](), which takes five times as long
         turn.add(append)
-        await (self._lead(turn) if leads else turn.wait())
+        return self._lead(turn) if leads else turn.wait()
 
     async def _lead(self, turn: _Turn[E]) -> None:
         """Let all who are ready come along, then set out."""
@@ -134,7 +137,7 @@ class Writer(Generic[E]):
             size = 0
             while size < len(turn.appends) and not turn.answered:
                 size = len(turn.appends)  # on asyncio one look is enough; trio lets tasks run in any order
-                await checkpoint()
+                await self._checkpoint()
         except BaseException:
             with suppress(RuntimeError):  # the loop has ended
                 self._soon(self._depart)
@@ -169,7 +172,7 @@ class Writer(Generic[E]):
     async def wait_past(self, position: int) -> int:
         """Return the head once it is beyond ``position``."""
         if self._committer.head > position:
-            await checkpoint()
+            await self._checkpoint()
             return self._committer.head
         self._waiting += 1
         try:
@@ -286,11 +289,10 @@ class Writer(Generic[E]):
             self._bell = anyio.Event()
 
 
-def _soon() -> Callable[..., object]:
-    """How a function is run on this event loop a little later, by another thread or from the loop itself.
+def _soon(native: Any) -> Callable[..., object]:
+    """How a function is run on an event loop a little later, by another thread or from the loop itself.
 
     ``anyio.from_thread.run_sync`` waits, which makes one append alone take half as long again; so this asks the loop
     itself: asyncio's, or trio's token. Both raise RuntimeError once they have ended.
     """
-    native: Any = current_token().native_token
     return getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
