@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
+from hashlib import sha256
 from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def append(bench: Bench) -> Report:
     ]
     _over_peers(report, times, "command", {"eventsourcing": 1.0})
     if eventsourcing:
+        inline = speed(times, "command, inline", "eventsourcing")
+        report.figures.append(Figure("a command, inline, over eventsourcing", inline, at_least=1.0))
         ratio = speed(times, "command, each second", "eventsourcing")
         report.figures.append(Figure("a command anchored each second, over eventsourcing", ratio, at_least=2.0))
     report.notes.append(
@@ -146,7 +149,9 @@ def commands(vm: esrm.ResourceManager, live: int = 8) -> Any:
         yield from _arrive(vm, name)
     while True:
         for name in names:
-            yield from (vm.unregister(name), vm.release(name), vm.remove(name))
+            yield vm.unregister(name)
+            yield vm.release(name)
+            yield vm.remove(name)
             yield from _arrive(vm, name)
 
 
@@ -265,9 +270,17 @@ async def _at_once(place: Callable[[], Path], tasks: int, work: Callable[..., Aw
 # -- in bulk ---------------------------------------------------------------------------------------------------------
 
 
+_BESIDE_EVENT = bytes(120)
+"""As many bytes as the hash of a record covers besides its event, about."""
+
+
 @row("bulk", "Bulk import of one stream", "at least 60% of bare executemany with the same columns")
 def bulk(bench: Bench) -> Report:
-    """Batches of 1,000, a commit each, from drafts; bare is given the rows ready made and sealed."""
+    """Batches of 1,000, a commit each, from drafts; bare is given the rows ready made and sealed.
+
+    What sealing alone takes is told by the same executemany beside the two SHA-256 that a record has, over as many
+    bytes.
+    """
     report, costs = Report(), dict[int, float]()
     for size in bench.sizes:
         twins = count()
@@ -276,11 +289,15 @@ def bulk(bench: Bench) -> Report:
         rows = template.rows
         template.close()
 
-        def insert(path: Path = path, rows: list[Any] = rows, size: int = size, twins: Any = twins) -> float:
+        def insert(
+            hashed: bool, path: Path = path, rows: list[Any] = rows, size: int = size, twins: Any = twins
+        ) -> float:
             place = bench.folder / f"bulk-bare-{size}-{next(twins)}.db"
             twin = bare.Twin(path, place, limit=0)
             start = time.perf_counter()
             for batch in batched(rows, 1000):
+                for columns in batch if hashed else ():
+                    sha256(sha256(_BESIDE_EVENT + columns[7].encode()).digest() * 2).digest()
                 twin.insert_together(batch)
             seconds = time.perf_counter() - start
             twin.close()
@@ -289,10 +306,12 @@ def bulk(bench: Bench) -> Report:
 
         rounds = bench.rounds if size <= 100_000 else 1
         ours = running(partial(_import, _place(bench, f"bulk-{size}"), size))
-        times = paired(rounds, {"ours": ours, "bare": insert})
+        times = paired(rounds, {"ours": ours, "bare": partial(insert, False), "hashed": partial(insert, True)})
         costs[size] = 1e6 * percentile(times["ours"], 0.5) / size
         goal = 0.6 if size == bench.sizes[-1] else None
         report.figures.append(Figure(f"of executemany, {size:,} events", speed(times, "ours", "bare"), at_least=goal))
+        report.figures.append(Figure("of executemany and the hashes", speed(times, "ours", "hashed")))
+        report.figures.append(Figure("executemany and the hashes, of executemany", speed(times, "hashed", "bare")))
     report.growth = [Growth("store.append of 1,000, us an event", costs)]
     return report
 
