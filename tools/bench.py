@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from benchmarks import page
-from benchmarks.measure import ROWS, SCALES, Bench, Figure, Report, Row, core_share
+from benchmarks.measure import ROWS, SCALES, Bench, Core, Figure, Report, Row
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -52,15 +52,18 @@ def _stop(number: int, frame: object) -> None:
 
 def _run(row: Row, bench: Bench) -> Report:
     """A row that fails is told, and has not met its goal; the others are still worth measuring."""
-    start, before = time.perf_counter(), core_share()
+    start, before = time.perf_counter(), Core.now()
     try:
         report = row.run(bench)
     except Exception as error:
         if bench.scale == "smoke":
             raise
         report = Report([Figure(f"FAILED: {type(error).__name__}: {error}", 0.0, "", at_least=1.0)])
-    loop = f"A busy loop got {before:.0%} of a core before it and {core_share():.0%} after it."
-    report.notes.append(f"Measured in {time.perf_counter() - start:.0f} s. {loop}")
+    seconds, after = time.perf_counter() - start, Core.now()
+    report.notes.append(
+        f"Measured in {seconds:.0f} s. A busy loop got {before.share:.0%} of a core before it and {after.share:.0%} "
+        f"after it; a turn of it took {before.turn_ns:.0f} and {after.turn_ns:.0f} ns."
+    )
     return report
 
 

@@ -152,12 +152,20 @@ def percentile(samples: Iterable[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def core_share() -> float:
-    """How much of a core a busy loop gets just now: what is left of a machine that others use too."""
-    start, used = time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < 0.1:
-        pass
-    return (time.process_time() - used) / (time.perf_counter() - start)
+class Core(msgspec.Struct, frozen=True):
+    """What a core was worth just then: the share of one that a busy loop got, and the CPU time of one turn of it."""
+
+    share: float
+    turn_ns: float
+
+    @classmethod
+    def now(cls) -> Core:
+        """Loop for a tenth of a second: on a machine that others use, neither number stays as it is."""
+        start, used, turns = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - start < 0.1:
+            turns += 1
+        used = time.process_time() - used
+        return cls(used / (time.perf_counter() - start), 1e9 * used / turns)
 
 
 def sampled(take: Callable[[int], float], count: int, seconds_max: float) -> list[float]:

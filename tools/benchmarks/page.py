@@ -20,13 +20,16 @@ This page is written by a tool (`make bench SCALE=full WRITE=1`); nothing in it 
 How to read it. A shared machine is twice as fast in one second as in the next, so an absolute time from one run says
 little and is never compared with one from another. Each figure with an *x* is a **ratio**: esrm and a yardstick took
 turns in the same process, and the median of their ratios stands here. 2.00x is twice as fast as the yardstick, 0.50x
-half as fast. Times and sizes stand beside them where a goal names one; believe those only as far as the busy loop under
-each table got a core for itself. The yardsticks: *rows + decode* reads the same
-rows with apsw and decodes them with msgspec, and does nothing else; *bare apsw* writes the same rows to the same
-tables with the same durability, without events, hashes or threads; the peers are other event sourcing libraries doing
-the same five-step life of a device in their own way, at their best. *slope* is the exponent of growth of the cost
-beside it: 0 is flat, 1 is ten times the cost at ten times the size. A goal is judged at the largest size measured. The
-asynchronous rows run on asyncio, since the peers know nothing else.
+half as fast. Times and sizes stand beside them where a goal names one. Believe those only as far as the busy loop under
+each table got a core for itself, and compare them with another page's only where a turn of that loop took as long: it
+is the same few instructions everywhere, and tells how quick the core was just then.
+
+The yardsticks: *rows + decode* reads the same rows with apsw and decodes them with msgspec, and does nothing else;
+*bare apsw* writes the same rows to the same tables with the same durability, without events, hashes or threads; the
+peers are other event sourcing libraries doing the same five-step life of a device in their own way, at their best.
+
+*slope* is the exponent of growth of the cost beside it: 0 is flat, 1 is ten times the cost at ten times the size. A
+goal is judged at the largest size measured. The asynchronous rows run on asyncio, since the peers know nothing else.
 """
 
 QUOTED = """\
