@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
@@ -30,6 +30,7 @@ import msgspec
 from esrm.cache.file import Damaged, Fetch, forget, keep, look, vm_id
 from esrm.cache.snapshots import hash_at, packed, unpacked
 from esrm.core import events as e
+from esrm.core.platform import Reserved
 from esrm.core.resources import Resource, Space, span
 from esrm.core.state import DeviceState, VmState, evolve
 from esrm.errors import Corrupt
@@ -165,12 +166,18 @@ def _line(fetch: Fetch, vm: int, born: int) -> tuple[int, ...]:
 
 
 def _reserved(reader: Reader[e.Event], vm: str, space: Space, address: int) -> Iterator[tuple[e.Holding, None]]:
-    for record in reader.read(vm, -1, 1):
-        if not isinstance(record.event, e.VmCreated):
-            raise Damaged(f"{vm}: an index of a log that begins with {record.event}")
-        for wall in record.event.platform.reserved:
+    for _, _, _, data in reader.payloads(vm, -1, 1):
+        for wall in _walls(data):
             if wall.space is space and wall.first <= address <= wall.last:
                 yield e.Holding(wall.owner, space, wall.first, wall.last, reserved=True), None
+
+
+@lru_cache(maxsize=16)  # a platform takes a tenth of the question to decode, and a program asks about few of them
+def _walls(data: bytes) -> Sequence[Reserved]:
+    began = e.decode(data)
+    if not isinstance(began, e.VmCreated):
+        raise Damaged(f"an index of a log that begins with {began}")
+    return began.platform.reserved
 
 
 # -- indexing --------------------------------------------------------------------------------------------------------
