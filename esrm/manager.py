@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from esrm import names
 from esrm.cache.snapshots import STRIDE_MIN, Snapshots
@@ -384,6 +385,8 @@ class ResourceManager:
             if events:
                 with anyio.CancelScope(shield=True):
                     await self._append(events)
+            else:
+                await checkpoint()  # else it would be over without a turn for anybody else
 
     async def _append(self, events: Sequence[Event]) -> None:
         try:

@@ -290,3 +290,17 @@ async def _come_and_go(vm: ResourceManager, number: int) -> None:
     device = Toy(f"dev{number}", MmioConstraint(0x400, align=0x400))
     await vm.attach(device)
     await vm.detach(device.name)
+
+
+@pytest.mark.parametrize(
+    "moves", [[], [Move("net0", esrm.PioAddressRange(0x1000, 8), esrm.PioAddressRange(0x1008, 8))]]
+)
+async def test_every_command_gives_others_a_turn(moves: list[Move]):
+    """Also one that changes nothing: who calls it in a loop starves nobody."""
+    async with open_store("memory:") as store, ResourceManager(store, vm="vm") as vm:
+        await vm.create("net0")
+        await vm.declare("net0", [esrm.PioConstraint(8, range=(0x1000, 0x100F))])
+        await vm.allocate("net0")
+        counted = Interrupted(vm.move(moves), -1, lambda: None)
+        await counted
+        assert counted.suspended
