@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -566,3 +567,20 @@ def _shorten_the_index(path: Path) -> None:
     data[start + 4] -= 1  # one cell fewer in the header of the index's only page
     assert data[start + 3 : start + 5] == b"\0\4"
     path.write_bytes(data)
+
+
+def test_a_writer_that_has_not_said_its_name_yet_is_waited_for(tmp_path: Path):
+    """Between its lock and its name lies a moment; who is refused in it is told the name all the same."""
+    path = head_path(tmp_path / "vm.db")
+    path.write_bytes(b"")
+    (tmp_path / "vm.db").write_bytes(b"")
+    holder = os.open(path, os.O_RDWR)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    late = threading.Timer(0.03, os.pwrite, (holder, b"process 4711 (vmm)\n", 8192))
+    late.start()
+    try:
+        with pytest.raises(Rejected, match=r"has its writer, process 4711 \(vmm\)"):
+            HeadFile(tmp_path / "vm.db").claim(fresh=True)
+    finally:
+        late.join()
+        os.close(holder)
