@@ -6,7 +6,7 @@ It decides how events get into states fastest when nobody looks meanwhile: in tw
 - rows come by position, in pages, with four columns, and the stream's number for its name: a third of what is left of
   the time when plain rows are folded (``Reader.rows``), of which a join and five columns more are the most;
 - the same bytes are decoded once, and VMs share the event: VMs of one kind live alike, down to their addresses, and
-  then this is half of the time and of the memory; where none is like another it costs a twentieth;
+  then this is half of the time and of the memory; where none is like another, it is a look in vain for each event;
 - the garbage collector looks away: a fiftieth, for events and devices are no concern of it (``gc=False``), and the
   tuples in them soon are not; in a program that holds much else, more;
 - with ``processes``, VMs are dealt out, since they have nothing to do with each other.
@@ -45,9 +45,9 @@ def replay_all(source: Reader[Event] | str, *, until: int | None = None, process
     Args:
         source: a reader, or the URL of a store that exists.
         until: up to this position of the store; None: to its end.
-        processes: share the work out over so many, each with a reader of its own; then the source must be a URL, and
-            the program's main module one that can be imported (``if __name__ == "__main__"``). Worth while from some
-            hundred thousand events on, when most of what was created is gone again: what is left has to come back.
+        processes: share the work out over so many, this one among them, each with a reader of its own; then the source
+            must be a URL, and the program's main module one that can be imported (``if __name__ == "__main__"``).
+            Worth while from about a million events on: the others have to start, and what they find to come back.
 
     Raises:
         Corrupt: names the VM, revision and position of the first record that cannot be.
@@ -154,10 +154,10 @@ def _work(url: str, until: int | None, share: int, shares: int) -> bytes:
     """One other process's share."""
     states, fault = _replay(url, until, share, shares)
     part = _Part(fault, [], [], [])
+    if fault is not None:
+        return msgspec.msgpack.encode(part)
     platforms: dict[int, int] = {}
     devices: dict[tuple[Any, ...], int] = {}
-    if fault is not None:
-        states.clear()
     for vm, state in states.items():
         numbers: list[int] = []
         for device in state.devices.values():

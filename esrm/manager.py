@@ -117,7 +117,7 @@ class ResourceManager:
         self._position = 0
         self._time_ns = 0
         self._ids = Uuid7()
-        self._turn = anyio.Lock(fast_acquire=True)  # to yield once, in the append, is enough: a sixth of a command
+        self._turn = anyio.Lock(fast_acquire=True)  # the append yields, and once is enough
         self._behind = False
         self._kept = -1  # the revision of the last layout that was kept for later
         self._busy: set[str] = set()

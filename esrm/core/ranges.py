@@ -32,9 +32,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 FANOUT = 32  # measured: 16 makes the tree deep, 64 makes the way through a node long; in between it matters little
-FANOUT_UNSEARCHED = (
-    256  # of a map where nobody searches for room, so that no node is walked through: flatter is quicker
-)
+FANOUT_UNSEARCHED = 256  # where nobody searches for room, no node is walked through, and a flatter tree is quicker
 MASKS_MAX = 12  # each mask in use makes each change a little slower, and a space knows only a few alignments
 
 
