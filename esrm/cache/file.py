@@ -31,7 +31,7 @@ Fetch: TypeAlias = Callable[..., list[Any]]
 """Runs one statement with its bindings to its end, and returns the rows."""
 
 APPLICATION_ID = 0x65736D63  # "esmc"
-FORMAT = 1
+FORMAT = 2
 FINGERPRINT = f"cache {FORMAT}, log {LOG_FORMAT}, reducer {REDUCER_VERSION}"
 """What made the cache: another's is thrown away whole."""
 
@@ -62,6 +62,8 @@ CREATE TABLE tenancies (                 -- see tenancies.py
     part   INTEGER NOT NULL,             -- as the n-th resource in it,
     taken  INTEGER,                      -- until the record at this one; NULL while it lasts
     born   INTEGER NOT NULL,             -- the revision that created the device
+    below  INTEGER NOT NULL,             -- how far its addresses reach below their fork,
+    above  INTEGER NOT NULL,             -- and above it
     seal   INTEGER NOT NULL,             -- CRC of the other columns
     PRIMARY KEY (vm, space, place, moment, given, part)
 ) STRICT, WITHOUT ROWID;

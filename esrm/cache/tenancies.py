@@ -12,8 +12,9 @@ there were devices inside one another, or on one shared line, at one moment, how
 over: only addresses filed so, with revisions in order beneath. A bridge that keeps its window, while the cards inside
 come and go, is then found behind all of them.)
 
-An entry holds numbers only: which record gave it, as its n-th resource. The record is read from the log anyway, and
-says the rest. Each entry has a checksum. What lasts is filed under the moment ``LASTING``, and moves when it ends.
+An entry holds numbers only: its addresses, and which record gave it, as its n-th resource. That record is read from
+the log anyway, and says the rest. Each entry has a checksum. What lasts is filed under the moment ``LASTING``, and
+moves when it ends.
 Next: ``history.py``, whose ``blame`` asks, and judges by replay in the tests.
 """
 
@@ -45,17 +46,21 @@ STRETCH = 100_000
 """Events that are indexed at once, and written in one transaction: about 0.4 s of folding, 20 MB of memory."""
 
 LASTING = -1
-_SHIFT = 2**63  # SQLite's integers are signed
+_SIZE, _SHIFT = 2**64, 2**63  # SQLite's integers are signed
 _SPACES = {space: index for index, space in enumerate(Space)}
 
 
 class _Gift(NamedTuple):
-    """One resource as it is filed: its space and fork, and the n-th part of which record gave it."""
+    """One resource as it is filed: its space and fork, the n-th part of which record gave it, and how far it reaches
+    below and above its fork.
+    """
 
     space: int
     place: int
     given: int
     part: int
+    below: int
+    above: int
 
 
 def fork(first: int, last: int) -> int:
@@ -102,13 +107,11 @@ def _holders(
         if end < until or hash != hash_at(reader, vm, end):
             break
         found: list[tuple[tuple[int, ...], e.Holding, Record[e.Event]]] = []
-        for given, part, born in _filed(fetch, number, space, address, until, end):
+        for first, last, given, part, born in _filed(fetch, number, space, address, until, end):
             record, device, resource = _gift(reader, vm, given, part)
-            where, first, last = span(resource)
-            if where is not space:
-                raise Damaged(f"{vm}, {given}: gave {resource}, not {space}")
-            if first <= address <= last:
-                found.append((_line(fetch, number, born), e.Holding(device, space, first, last), record))
+            if span(resource) != (space, first, last):
+                raise Damaged(f"{vm}, {given}: gave {resource}, not {first:#x}-{last:#x} of {space}")
+            found.append((_line(fetch, number, born), e.Holding(device, space, first, last), record))
         # As `VmState.holders` finds them: breadth first, then what is reserved; and sorted with the outer before the
         # inner. The births of a device and its ancestors tell where it stands among the others.
         found.sort(key=lambda entry: (len(entry[0]), entry[0]))
@@ -117,26 +120,31 @@ def _holders(
     return None
 
 
-def _filed(fetch: Fetch, vm: int, space: Space, address: int, until: int, end: int) -> list[tuple[int, int, int]]:
-    """What was held at a revision under the forks of an address: given, part, born."""
+def _filed(
+    fetch: Fetch, vm: int, space: Space, address: int, until: int, end: int
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """What held an address at a revision: first, last, given, part, born."""
     places = [place - _SHIFT for place in forks_above(address, space.last)]
-    # Most of the places are empty; asking for each of them at each moment would take ten times as long.
+    # Most of the places are empty; asking for each of them at each moment would take ten times as long. And by IN, not
+    # by joins, which would read the second list anew for each place.
     rows = fetch(
-        """SELECT vm, space, place, moment, given, part, taken, born, seal
-        FROM (SELECT value FROM json_each(?3)
-            WHERE EXISTS (SELECT 1 FROM tenancies WHERE vm = ?1 AND space = ?2 AND place = value)) AS places
-        CROSS JOIN json_each(?4) AS moments
-        CROSS JOIN tenancies ON vm = ?1 AND space = ?2 AND place = places.value AND moment = moments.value
-        WHERE given <= ?5 AND (taken IS NULL OR taken > ?5)""",
+        """SELECT vm, space, place, moment, given, part, taken, born, below, above, seal FROM tenancies
+        WHERE vm = ?1 AND space = ?2 AND moment IN (SELECT value FROM json_each(?4)) AND place IN (
+            SELECT value FROM json_each(?3)
+            WHERE EXISTS (SELECT 1 FROM tenancies WHERE vm = ?1 AND space = ?2 AND place = value))
+        AND given <= ?5 AND (taken IS NULL OR taken > ?5)""",
         vm, _SPACES[space], str(places), str([LASTING, *forks_above(until, end)]), until,
     )  # fmt: skip
     for *row, stored in rows:
         if stored != _seal(row):
             raise Damaged(f"an entry that was changed: {row}")
-    return [(given, part, born) for _, _, _, _, given, part, _, born, _ in rows]
+        _, _, place, _, given, part, _, born, below, above = row
+        first, last = place + _SHIFT - below, place + _SHIFT + above % _SIZE
+        if first <= address <= last:
+            yield first, last, given, part, born
 
 
-_ROW = struct.Struct(">8q")
+_ROW = struct.Struct(">10q")
 
 
 def _seal(row: Sequence[int | None]) -> int:
@@ -249,7 +257,7 @@ class _Index:
         evolve(self.state, event)
         if kind is e.ResourcesAllocated:
             born = self.births[fact.device]
-            gifts = [_Gift(*_filing(resource), revision, part) for part, resource in enumerate(fact.resources)]
+            gifts = [_filed_as(resource, revision, part) for part, resource in enumerate(fact.resources)]
             self.gifts[fact.device] = gifts
             self._begun.update(dict.fromkeys(gifts, born))
         elif kind is e.ResourcesReleased:
@@ -270,15 +278,15 @@ class _Index:
             moved[move.device, device.allocated.index(move.old)] = part
         for (name, place), part in moved.items():
             self._end(self.gifts[name][place], revision, self.births[name])
-            gift = _Gift(*_filing(moves[part].new), revision, part)
+            gift = _filed_as(moves[part].new, revision, part)
             self.gifts[name][place] = gift
             self._begun[gift] = self.births[name]
 
     def _end(self, gift: _Gift, taken: int, born: int) -> None:
         if self._begun.pop(gift, None) is None:
             self._gone.append(gift)
-        space, place, given, part = gift
-        self._ended.append((space, place, fork(given, taken - 1), given, part, taken, born))
+        space, place, given, part, below, above = gift
+        self._ended.append((space, place, fork(given, taken - 1), given, part, taken, born, below, above))
 
     def write(self, fetch: Fetch, hash: bytes) -> None:
         """Bring the cache from ``start`` to here; nothing if it is somewhere else (another process was quicker)."""
@@ -291,12 +299,15 @@ class _Index:
             fetch(
                 """DELETE FROM tenancies
                 WHERE vm = ? AND space = ? AND place = ? AND moment = -1 AND given = ? AND part = ?""",
-                vm, *entry,
+                vm, *entry[:4],
             )  # fmt: skip
-        lasting = ((s, place, LASTING, given, n, None, born) for (s, place, given, n), born in self._begun.items())
+        lasting = (
+            (space, place, LASTING, given, part, None, born, below, above)
+            for (space, place, given, part, below, above), born in self._begun.items()
+        )
         # In the order of the table: a tree that grows at its end takes a third of the time.
         for row in sorted([*self._ended, *lasting], key=lambda row: row[:5]):
-            fetch("INSERT INTO tenancies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", vm, *row, _seal((vm, *row)))
+            fetch("INSERT INTO tenancies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", vm, *row, _seal((vm, *row)))
         for row in self._nested:
             fetch("INSERT INTO nested VALUES (?, ?, ?)", vm, *row)
         revision = self.state.revision
@@ -305,9 +316,12 @@ class _Index:
         fetch("UPDATE vms SET revision = ?, hash = ?, tenants = ? WHERE id = ?", revision, hash, body, vm)
 
 
-def _filing(resource: Resource) -> tuple[int, int]:
+def _filed_as(resource: Resource, given: int, part: int) -> _Gift:
     space, first, last = span(resource)
-    return _SPACES[space], fork(first, last) - _SHIFT
+    place = fork(first, last)
+    above = last - place
+    # A whole space reaches 2**64-1 above its fork, 0: that is kept as the signed number of the same 64 bits.
+    return _Gift(_SPACES[space], place - _SHIFT, given, part, place - first, above - _SIZE * (above >= _SHIFT))
 
 
 def extend(reader: Reader[e.Event], vm: str) -> bool:

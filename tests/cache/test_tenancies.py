@@ -161,6 +161,7 @@ def test_at_the_ends_of_the_spaces(tmp_path: Path):
         *life("all", esrm.MemAddressRange(0, 2**63), esrm.MemAddressRange(2**63, 2**63)),
         *life("low", esrm.MemAddressRange(0, 1), parent="all"),
         *life("high", esrm.MemAddressRange(top, 1), esrm.MmioAddressRange(1, top), parent="all"),
+        *life("most", esrm.MmioAddressRange(0, top), parent="all"),  # no signed number says how far
         *life("ports", esrm.PioAddressRange(0, 2**16 - 1), esrm.MacAddress("ff:ff:ff:ff:ff:ff")),
     ]
     reader = log_of(events, tmp_path / "cache")
@@ -186,6 +187,7 @@ def test_a_log_that_cannot_be_is_judged_by_replay(tmp_path: Path):
 
 
 DAMAGE = ["given = given + 1", "part = part + 1", "born = born - 1", "taken = coalesce(taken, 30) + 1", "seal = 0"]
+DAMAGE += ["below = below + 1", "above = above - 1"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
