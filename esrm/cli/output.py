@@ -6,7 +6,6 @@ It decides escaping, colours and columns, and that JSON is never coloured. What 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -76,7 +75,8 @@ def _width(cell: str) -> int:
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 # The json module, not msgspec: the size of a whole 64-bit space is 2**64, which msgspec's encoder does not take.
-# ASCII only, so that no text from a log reaches a terminal raw in this form either.
+# ASCII only, so that no text from a log reaches a terminal raw in this form either. Imported when it is asked for,
+# since an answer in text can do without it.
 
 
 def json_lines(items: Iterable[dict[str, Any]]) -> None:
@@ -97,8 +97,12 @@ def json_array(items: Iterable[dict[str, Any]]) -> None:
 
 def json_document(document: Any) -> None:
     """One document, indented."""
+    import json
+
     click.echo(json.dumps(document, indent=2), color=False)
 
 
 def _compact(item: dict[str, Any]) -> str:
+    import json
+
     return json.dumps(item, separators=(",", ":"))
