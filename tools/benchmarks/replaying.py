@@ -24,7 +24,7 @@ import esrm
 from . import bare, cold, logs
 from .measure import Bench, Figure, Growth, Report, paired, percentile, row, sampled, speed, timed
 
-MOMENT_SECONDS_MAX = 30.0  # for the samples of one moment, when each takes long
+BLAMES_SECONDS_MAX = 30.0  # for the samples of one log, when each takes long
 
 
 @row(
@@ -147,26 +147,26 @@ def layout(bench: Bench) -> Report:
     for size in bench.sizes:
         path = logs.one(bench, size)
         warm_caches(path)
-        samples = bench.pick(smoke=2, small=15, full=50)
         moments = {"early": 1_000, "middle": size // 2, "late": size - 1_000}
         if size < 2_000:
             moments = {"late": size - 1}
-        p99: dict[str, float] = {}
+        answers: dict[str, list[dict[str, float]]] = {name: [] for name in moments}
+
+        def subject(name: str, revision: int, path: Path = path, answers: Any = answers) -> float:
+            answers[name].append(cold_run("layout", path, revision))
+            return answers[name][-1]["seconds"]
+
+        subjects = {name: partial(subject, name, revision) for name, revision in moments.items()}
+        times = paired(bench.pick(smoke=2, small=15, full=50), subjects)
         for name, revision in moments.items():
-            answers = [cold_run("layout", path, revision)]
-            answers += _repeat(partial(cold_run, "layout", path, revision), samples - 1)
-            p99[name] = 1e3 * percentile((answer["seconds"] for answer in answers), 0.99)
-            goal = 20.0 if size == bench.sizes[-1] else None
-            report.figures.append(
-                Figure(
-                    f"{name} (revision {revision:,} of {size:,}), p99 of {len(answers)}", p99[name], "ms", None, goal
-                )
-            )
-            cpu[size] = 1e3 * percentile((answer["cpu"] for answer in answers), 0.99)
-            whole[size] = 1e3 * percentile((answer["process"] for answer in answers), 0.5)
-        late[size] = p99["late"]
-        if "early" in p99 and size == bench.sizes[-1]:
-            report.figures.append(Figure("late over early", p99["late"] / p99["early"], at_most=1.25))
+            p99, goal = 1e3 * percentile(times[name], 0.99), 20.0 if size == bench.sizes[-1] else None
+            what = f"{name} (revision {revision:,} of {size:,}), p99 of {len(times[name])}"
+            report.figures.append(Figure(what, p99, "ms", None, goal))
+        late[size] = 1e3 * percentile(times["late"], 0.99)
+        cpu[size] = 1e3 * percentile((answer["cpu"] for answer in answers["late"]), 0.99)
+        whole[size] = 1e3 * percentile((answer["process"] for answer in answers["late"]), 0.5)
+        if "early" in times and size == bench.sizes[-1]:
+            report.figures.append(Figure("late over early", 1 / speed(times, "late", "early"), at_most=1.25))
     report.growth = [
         Growth("late, ms", late),
         Growth("late, p99 of its CPU time, ms", cpu),
@@ -204,7 +204,7 @@ def _blames(path: Path, size: int, count: int) -> list[float]:
             return time.perf_counter() - start
 
         ask(0)
-        return sampled(ask, count, MOMENT_SECONDS_MAX)
+        return sampled(ask, count, BLAMES_SECONDS_MAX)
 
 
 def warm_caches(path: Path) -> None:
@@ -227,15 +227,3 @@ def cold_run(task: str, path: Path, revision: int) -> dict[str, float]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(arguments, check=True, capture_output=True, env=environment)
     return {**json.loads(done.stdout), "process": time.perf_counter() - start}
-
-
-def _repeat(ask: Callable[[], dict[str, float]], count: int) -> list[dict[str, float]]:
-    answers: list[dict[str, float]] = []
-
-    def take(_: int) -> float:
-        answers.append(ask())
-        return 0.0
-
-    if count > 0:
-        sampled(take, count, MOMENT_SECONDS_MAX)
-    return answers
