@@ -22,6 +22,7 @@ from esrm.core.resources import Space, span
 from esrm.core.state import DeviceState, VmState, evolve
 from esrm.errors import Corrupt, InvalidConstraint, UnknownDevice, UnknownMoment
 from esrm.names import suggestion
+from esrm.stores.chain import cut
 
 if TYPE_CHECKING:
     from esrm.stores.base import Payload, Reader, Record, Store
@@ -106,6 +107,8 @@ class Past:
         """The last revision."""
         head = self._reader.stream(self.vm)
         if head is None:
+            if fault := cut(self._reader):  # then its records may be among those that are gone
+                raise Corrupt(str(fault))
             known = [stream.vm for stream in self._reader.streams()]
             raise UnknownMoment(f"no VM {self.vm!r:.80} in this store; {suggestion(self.vm, known)}")
         return head.revision

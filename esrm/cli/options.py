@@ -16,6 +16,7 @@ import click
 
 from esrm import names
 from esrm.cli import output
+from esrm.errors import Corrupt
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from esrm.core.events import Event
     from esrm.history import Past
     from esrm.stores.base import Reader
+    from esrm.stores.records import StreamHead
 
 DEFAULT_STORE = "sqlite:esrm.db"
 COMPLETION_REVISIONS_MAX = 100_000
@@ -61,10 +63,20 @@ class Asked:
             reader.close()
 
     @property
+    def streams(self) -> list[StreamHead]:
+        """Where the VMs' streams end. That there are none is believed only if none was ever acknowledged."""
+        from esrm.stores.chain import cut
+
+        found = self.reader.streams()
+        if not found and (fault := cut(self.reader)):
+            raise Corrupt(str(fault))
+        return found
+
+    @property
     def vm(self) -> str:
         """The VM that was named, else the store's only one."""
         if self.vm_option is None:
-            vms = [stream.vm for stream in self.reader.streams()]
+            vms = [stream.vm for stream in self.streams]
             if len(vms) != 1:
                 names = ", ".join(vms[:20]) + (", ..." if len(vms) > 20 else "")
                 raise click.UsageError(

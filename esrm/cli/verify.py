@@ -28,7 +28,7 @@ from esrm.core import events
 from esrm.core.state import VmState
 from esrm.errors import Corrupt, EsrmError, Refused, Unproven
 from esrm.history import step
-from esrm.stores.chain import Verdict, cut, pages, walk
+from esrm.stores.chain import Verdict, pages, walk
 from esrm.stores.chain import verify as verify_chain
 from esrm.stores.records import PAGE, decoded, iso
 
@@ -267,8 +267,6 @@ def _vm(asked: Asked, opened: Opened) -> str:
 
     said = [vm for key in opened.signed.logs if (vm := vm_of(key.name, opened.checkpoint.origin)) is not None]
     if not said:
-        if fault := cut(asked.reader) if not asked.reader.streams() else None:
-            raise Corrupt(str(fault))  # and not that there is no VM yet
         asked.past.head()  # names the VMs there are
         return asked.vm
     if asked.vm_option not in (None, said[0]):

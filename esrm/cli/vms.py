@@ -22,7 +22,7 @@ def command(asked: Asked) -> None:
 
     With their last revision, its position in the store and its time (UTC), and how many devices live in them.
     """
-    found = [_document(asked, head) for head in asked.reader.streams()]
+    found = [_document(asked, head) for head in asked.streams]
     asked.answer(found, lambda: _print(found))
 
 

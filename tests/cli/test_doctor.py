@@ -345,6 +345,15 @@ def test_the_head_file_agrees(ask: Ask, log: Path) -> None:
     assert found["writer"]["values"] == {"writer": None}
 
 
+@pytest.mark.parametrize("more", [[], ["--vm", "web-1"]], ids=["any VM", "one VM"])
+def test_a_log_that_was_emptied_is_not_taken_for_a_new_one(ask: Ask, log: Path, more: list[str]) -> None:
+    """Without a record no command says that there is no VM yet: the head file knows better, and is quoted."""
+    cut_tail(log, 25)
+    for command in ("log", "map", "tree", "stats", "verify", "vms" if not more else "timeline net0"):
+        answer = ask("--store", log, *more, *command.split())
+        assert (answer.code, "position 25 was acknowledged" in answer.out + answer.err) == (3, True), answer
+
+
 def damage_one(log: Path) -> None:
     """The older slot has a bit flipped."""
     flip(head_of(log), 4096 * (read_slots(head_of(log))[0][1].counter % 2))
