@@ -17,10 +17,11 @@ import pytest
 from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.stores.base import verify
 from esrm.stores.records import prepare
-from esrm.stores.sqlite import SqliteReader, SqliteStore, heads
+from esrm.stores.sqlite import SqliteReader, SqliteStore, heads, owned
 from esrm.stores.sqlite import committer as module
-from esrm.stores.sqlite.committer import Append, Committer, Mode
+from esrm.stores.sqlite.committer import Append, Committer
 from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_head
+from esrm.stores.sqlite.owned import Mode
 from esrm.stores.sqlite.schema import FORMAT
 from esrm.testing import BytesCodec, drafts
 
@@ -272,7 +273,7 @@ def test_it_is_time_to_fold_after_so_many_pages_since_the_last_time(path: Path, 
 def test_a_head_that_follows_each_second_is_due_until_it_is_anchored(path: Path, monkeypatch: pytest.MonkeyPatch):
     """A second after it was anchored last, by whoever comes first: a commit, or the clock."""
     now = [1000.0]
-    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(owned, "perf_counter", lambda: now[0])
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
     assert committer.due is None
     assert committer.commit([turn("web-1", b"0", -1)])
@@ -297,7 +298,7 @@ def test_a_head_that_follows_each_second_is_due_until_it_is_anchored(path: Path,
 def test_nothing_is_anchored_while_the_disk_has_failed(path: Path, monkeypatch: pytest.MonkeyPatch):
     """The head waits until the log has been looked at again."""
     now = [1000.0]
-    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(owned, "perf_counter", lambda: now[0])
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
     for number in range(2):
         assert committer.commit([turn("web-1", b"x", number - 1)])
@@ -369,7 +370,7 @@ def test_what_needs_patience_is_left_to_the_thread(path: Path, monkeypatch: pyte
 def test_a_log_that_is_in_its_place_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Mending opens it anew; only one that was replaced is read to its end before it is believed."""
     committer = opened(path)
-    monkeypatch.setattr(module, "verify", lambda reader: pytest.fail("read all of it"))
+    monkeypatch.setattr(owned, "verify", lambda reader: pytest.fail("read all of it"))
     committer.poisoned = apsw.IOError("disk I/O error")
     append = turn("web-1", b"1", 0)
     assert committer.commit([append])
@@ -671,7 +672,7 @@ def test_a_poisoned_store_is_not_folded(path: Path):
 def test_a_close_that_cannot_anchor_says_so_and_lets_go(path: Path, monkeypatch: pytest.MonkeyPatch):
     """The log may go on behind its head; the next one anchors it."""
     now = [1000.0]
-    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(owned, "perf_counter", lambda: now[0])
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
     for number in range(2):
         assert committer.commit([turn("web-1", b"x", number - 1)])
@@ -772,7 +773,7 @@ def test_a_stream_that_somebody_else_continued_is_looked_up_again(path: Path):
 
 def test_a_log_that_lost_what_was_acknowledged_is_not_mended(path: Path, monkeypatch: pytest.MonkeyPatch):
     """The head may be a second behind; this store knows better than it what it has answered."""
-    monkeypatch.setattr(module, "perf_counter", lambda: 1000.0)
+    monkeypatch.setattr(owned, "perf_counter", lambda: 1000.0)
     committer: Committer[bytes] = Committer(path, Mode("FULL", "second"), 100)
     assert committer.commit([turn("web-1", b"0", -1)])
     assert committer.commit([turn("web-1", b"1", 0)])

@@ -21,7 +21,7 @@ from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.stores import records
 from esrm.stores.base import verify
 from esrm.stores.chain import extend
-from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads, schema
+from esrm.stores.sqlite import SqliteReader, SqliteStore, committer, heads, owned, schema
 from esrm.stores.sqlite.doctor.log import writer_of
 from esrm.stores.sqlite.heads import SLOT_BYTES, HeadFile, Slot, head_path, parse, read_head, read_slots
 from esrm.testing import BytesCodec, drafts
@@ -266,14 +266,14 @@ async def test_the_head_is_never_ahead_of_the_disk(
 @pytest.mark.parametrize("inline_ms", [0, float("inf")])
 async def test_the_head_may_follow_within_a_second(path: Path, inline_ms: float, monkeypatch: pytest.MonkeyPatch):
     """Anchored each second, it is behind for a while, then not, though nothing more is appended; nor after a close."""
-    monkeypatch.setattr(committer, "ANCHOR_S", 0.2)
+    monkeypatch.setattr(owned, "ANCHOR_S", 0.2)
     async with SqliteStore(path, CODEC, anchor="second", inline_ms=inline_ms) as store:
         for n in range(20):
             await store.append("web-1", drafts(b"x"), expected=n - 1)
         with anyio.fail_after(10):
             while position(path) < 20:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
-        monkeypatch.setattr(committer, "ANCHOR_S", 1000)
+        monkeypatch.setattr(owned, "ANCHOR_S", 1000)
         await store.append("web-1", drafts(b"x"), expected=19)
         assert position(path) == 20
     assert position(path) == 21

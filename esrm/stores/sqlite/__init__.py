@@ -1,8 +1,9 @@
 """The store on a disk: one SQLite file, one writer thread, readers that never block it.
 
-Read ``schema.py`` (the file), ``heads.py`` (the log's head, beside it), ``reader.py``, ``committer.py`` (when an append
-becomes true), ``writer.py`` (the thread that makes it so), ``store.py`` (the asynchronous face); and ``doctor/``, which
-looks at a log from outside.
+Read ``schema.py`` (the file), ``heads.py`` (the log's head, beside it), ``reader.py``; then how rows get in:
+``live.py`` (the files as they are open), ``owned.py`` (by their only writer), ``committer.py`` (when an append becomes
+true), ``writer.py`` (the thread that makes it so), ``store.py`` (the asynchronous face); and ``doctor/``, which looks
+at a log from outside.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It decides how rows come out of SQLite: in pages, each its own short transaction, so that no reader keeps the log's
 WAL from being folded back, and none ever waits for the writer. It runs without any event loop: the command line's way
-in. Next: ``committer.py``, how rows get in.
+in. Next: ``live.py``, where rows get in.
 """
 
 from __future__ import annotations

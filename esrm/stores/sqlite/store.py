@@ -15,7 +15,8 @@ from anyio import to_thread
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T
 from esrm.stores.records import Codec, Committed, Draft, E, Record, decoded, prepare
-from esrm.stores.sqlite.committer import Append, Committer, Mode
+from esrm.stores.sqlite.committer import Append, Committer
+from esrm.stores.sqlite.owned import Mode
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import SYNCHRONOUS, check_not_linked, located
 from esrm.stores.sqlite.writer import Writer
