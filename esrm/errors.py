@@ -19,7 +19,7 @@
     |   |-- InvalidAccess        an access does not fit one registered range whole
     |   |-- TooLarge             a record exceeds a stated limit
     |   |-- UnknownMoment        no such revision, time, position or record in the log
-    |   `-- Malformed            an event, draft, key, note, checkpoint or receipt that is none (also a ValueError)
+    |   `-- Malformed            an event, draft, device, key, note or receipt that is none (also a ValueError)
     |-- Conflict             ask again: somebody else appended first
     |-- Corrupt              stop: the log cannot be what was written
     |   `-- Unproven             a signature or proof does not hold: believe nothing that it was to show

@@ -28,15 +28,26 @@ from esrm.cache.snapshots import STRIDE_MIN, Snapshots
 from esrm.core import decide, profiles
 from esrm.core.allocator import Usage
 from esrm.core.bus import Bus
-from esrm.core.events import AllocationRefused, Event, Move
+from esrm.core.events import AllocationRefused, DeviceRemoved, Event, Move, ResourcesReleased
 from esrm.core.lifecycle import ANSWERING, HOLDING, Phase
 from esrm.core.platform import PLATFORM_BYTES_MAX, Platform, decode_platform
 from esrm.core.resources import DeviceResources, ResourceConstraint, Space
 from esrm.core.state import VmState, evolve
 from esrm.devices import Device, LiveDevices
-from esrm.errors import Conflict, DuplicateDevice, EsrmError, InUse, InvalidPlatform, Refused, WrongPhase
+from esrm.errors import (
+    Conflict,
+    DuplicateDevice,
+    EsrmError,
+    InUse,
+    InvalidPlatform,
+    Malformed,
+    Refused,
+    StoreError,
+    TooLarge,
+    WrongPhase,
+)
 from esrm.history import step
-from esrm.stores.records import PAGE, Draft
+from esrm.stores.records import PAGE, TIME_NS_MAX, Draft
 
 if TYPE_CHECKING:
     from esrm.stores.base import Reader, Record, Store
@@ -107,6 +118,8 @@ class ResourceManager:
         actor: str = "",
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        if isinstance(store, (str, os.PathLike)):
+            raise Malformed(f"a manager takes an open store: async with esrm.open_store({str(store)!r:.80}) as store")
         self.name = names.check("vm", vm)
         self.live = LiveDevices()
         self._store = store
@@ -121,8 +134,28 @@ class ResourceManager:
         self._behind = False
         self._kept = -1  # the revision of the last layout that was kept for later
         self._busy: set[str] = set()
+        self._entered = False
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise InUse(f"this manager of {self.name} is in use: make another one, or leave its block first")
+        self._entered = True
+        try:
+            return await self._enter()
+        except BaseException:
+            self._entered = False
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered = False
+        self.live.clear()
+        if error is None:
+            with suppress(EsrmError):  # closed before, or broken: who opens next replays more
+                await self._remember()
+
+    async def _enter(self) -> Self:
         await self._recall()
         while True:
             await self._catch_up()
@@ -138,14 +171,6 @@ class ResourceManager:
                 )
             await self._remember()
             return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.clear()
-        if error is None:
-            with suppress(EsrmError):  # closed before, or broken: who opens next replays more
-                await self._remember()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +274,6 @@ class ResourceManager:
             NotAllocated: it holds nothing. InUse: a device inside it holds resources. WrongPhase, UnknownDevice.
         """
         await self._commit(lambda state: decide.release(state, device, reason))
-        self.live.pop(device, None)
 
     async def remove(self, device: str) -> None:
         """Undo steps 2 and 1: its life ends, and its name may be used again."""
@@ -283,13 +307,15 @@ class ResourceManager:
 
         Raises:
             whatever ``assign`` raised; what the single steps raise; WrongPhase when the device holds resources for
-            other constraints than it has now (detach it first); DuplicateDevice when another object of that name is
-            attached, or a device of another kind or parent lives by that name; InUse when another task is attaching or
-            detaching it.
+            other constraints than it has now (detach it first), or others than it was told of (attach it again);
+            DuplicateDevice when another object of that name is attached, or a device of another kind or parent lives by
+            that name; InUse when another task is attaching or detaching it; Malformed for what is no ``Device``.
         """
+        if not isinstance(device, Device):  # pyright: ignore[reportUnnecessaryIsInstance]  not every caller has types
+            raise Malformed(
+                f"a device has a name, a kind, constraints() and assign(); {device!r:.80} lacks some of them"
+            )
         name = device.name
-        if self.live.get(name, device) is not device:
-            raise DuplicateDevice(f"{name} is attached already, and is another object; detach that one first")
         if name in self._busy:
             raise InUse(f"{name} is being attached or detached by another task")
         self._busy.add(name)
@@ -309,13 +335,18 @@ class ResourceManager:
         self._busy.add(device)
         try:
             await self._commit(lambda state: decide.detach(state, device))
-            self.live.pop(device, None)
         finally:
             self._busy.discard(device)
 
     async def _attach(self, device: Device) -> DeviceResources:
         name, wanted, parent = device.name, tuple(device.constraints()), getattr(device, "parent", None)
-        await self._commit(lambda _: [])  # if an append was not answered, see what became of it before saying no
+
+        def look(_: VmState) -> list[Event]:
+            if self.live.get(name, device) is not device:
+                raise DuplicateDevice(f"{name} is attached already, and is another object; detach that one first")
+            return []
+
+        await self._commit(look)  # through here, so that what was not answered, or others did, is seen before
         if name not in self._state.devices:
             await self.create(name, kind=device.kind, parent=parent)
         found = self._state.device(name)
@@ -329,8 +360,9 @@ class ResourceManager:
             await self.allocate(name)
         elif found.constraints != wanted:
             raise WrongPhase(f"{name} holds resources for other constraints than it has now; detach it first")
+        told = self._state.device(name).resources
         try:
-            await device.assign(self._state.device(name).resources)
+            await device.assign(told)
         except BaseException as error:
             cancelled = isinstance(error, anyio.get_cancelled_exc_class())
             with anyio.CancelScope(shield=True):
@@ -339,8 +371,11 @@ class ResourceManager:
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise
+        found = self._state.device(name)
+        if found.phase in HOLDING and found.resources != told:
+            raise WrongPhase(f"{name} was given other resources while it was told of these: attach it again")
         # Unless its log has these steps; if somebody took its resources meanwhile, they say so.
-        if self._state.device(name).phase not in (Phase.ASSIGNED, *ANSWERING):
+        if found.phase not in (Phase.ASSIGNED, *ANSWERING):
             await self.assign(name)
         if self._state.device(name).phase not in ANSWERING:
             await self.register(name)
@@ -380,8 +415,15 @@ class ResourceManager:
         """Everything that changes the VM goes through here, one at a time."""
         async with self._turn:
             if self._behind:
-                await self._catch_up()
-            events = decision(self._state)
+                await self._settle()
+            events: list[Event] | None = None
+            try:
+                events = decision(self._state)
+            except Refused:  # another manager of this VM may have made it possible
+                if not await self._catch_up():
+                    raise
+            if events is None:
+                events = decision(self._state)
             if events:
                 with anyio.CancelScope(shield=True):
                     await self._append(events)
@@ -392,22 +434,32 @@ class ResourceManager:
         try:
             records = await self._store.append(self.name, self._drafts(events), expected=self._state.revision)
         except BaseException as error:
-            # Whether it stands is unknown (asyncio's own cancellation comes even through a shield): look before the
-            # next decision; after a conflict at once, so that the caller sees what the other one did.
+            # Whether it stands is unknown: look before the next decision. After a conflict at once, so that the caller
+            # sees what the other one did; and after asyncio's own cancellation, which comes even through a shield.
             self._behind = True
             if isinstance(error, Conflict):
                 await self._catch_up()
+            elif isinstance(error, anyio.get_cancelled_exc_class()):
+                await self._settle()
             raise
         self._apply(records)
 
     def _apply(self, records: Sequence[Record[Event]]) -> None:
         for record in records:
             evolve(self._state, record.event)
+            if isinstance(record.event, (ResourcesReleased, DeviceRemoved)):
+                self.live.pop(record.event.device, None)
         self._position, self._time_ns = records[-1].position, records[-1].time_ns
 
-    async def _catch_up(self) -> None:
-        """Read what others (or we, without knowing) appended."""
-        size = PAGE
+    async def _settle(self) -> None:
+        """See what became of an append that was not answered: it may be under way still, so queue behind it first."""
+        with suppress(Conflict, StoreError):
+            await self._store.append(self.name, [], expected=self.revision)
+        await self._catch_up()
+
+    async def _catch_up(self) -> bool:
+        """Read what others (or we, without knowing) appended; whether there was something."""
+        before, size = self.revision, PAGE
         while size == PAGE:
             # Read elsewhere, applied here in one go: who looks at the state or the bus meanwhile sees what once was.
             page = await self._store.ask(lambda reader: list(reader.payloads(self.name, self.revision, PAGE)))
@@ -415,6 +467,13 @@ class ResourceManager:
                 self._position, self._time_ns = step(self._state, self.name, payload)
             size = len(page)
         self._behind = False
+        if self.revision == before:
+            return False
+        for name in list(self.live):
+            device = self._state.devices.get(name)
+            if device is None or device.phase not in HOLDING:
+                del self.live[name]
+        return True
 
     async def _recall(self) -> None:
         """Begin with the last layout that was kept of a long log, instead of nothing."""
@@ -443,6 +502,8 @@ class ResourceManager:
     def _drafts(self, events: Sequence[Event]) -> list[Draft[Event]]:
         asker = _asker.get()
         now = max(self._clock(), self._time_ns)
+        if now > TIME_NS_MAX:  # before an id is made of it, behind which all later ones would have to lie
+            raise TooLarge(f"{self.name}: the clock says {now}, but a time_ns is at most 2**63-1")
         actor = self._actor if asker.actor is None else asker.actor
         return [
             Draft(event=event, id=self._ids(now), time_ns=now, actor=actor, correlation=asker.correlation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
@@ -190,6 +192,71 @@ async def test_resources_taken_away_while_it_is_told(url: str):
         assert vm.live == {}
         await vm.attach(Toy("net0"))
         await agree(store, vm)
+
+
+async def test_other_resources_than_it_was_told_of(url: str):
+    """Given others while it was told, it must be told again before it answers: WrongPhase, and attach it again."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+
+        class Moved(Toy):
+            async def assign(self, resources: esrm.DeviceResources) -> None:
+                await super().assign(resources)
+                if len(self.assigned) == 1:
+                    await vm.release(self.name)
+                    await vm.attach(Toy("thief", MmioConstraint(0x1000)))
+                    await vm.allocate(self.name)
+
+        device = Moved("net0", MmioConstraint(0x1000))
+        with pytest.raises(WrongPhase, match="other resources while it was told"):
+            await vm.attach(device)
+        assert "net0" not in vm.live
+        assert await vm.attach(device) == device.assigned[1] != device.assigned[0]
+        await agree(store, vm)
+
+
+async def test_detached_though_nobody_heard_so(url: str):
+    """When the answer to a detach is lost, the object does not stay in the way of the next one of that name."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        append = store.append
+
+        async def unheard(*arguments: Any, **more: Any) -> Any:
+            await append(*arguments, **more)
+            store.append = append  # type: ignore[method-assign]
+            raise esrm.Unknown("the disk does not say")
+
+        await vm.attach(Toy("net0", MmioConstraint(0x1000)))
+        store.append = unheard  # type: ignore[method-assign]
+        with pytest.raises(esrm.Unknown):
+            await vm.detach("net0")
+        with pytest.raises(esrm.UnknownDevice):
+            await vm.detach("net0")
+        assert vm.live == {}
+        await vm.attach(Toy("net0", MmioConstraint(0x1000)))
+        await agree(store, vm)
+
+
+async def test_what_is_no_device(url: str):
+    """It is told what a device has, and nothing is recorded."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        for thing in (None, "net0", object()):
+            with pytest.raises(esrm.Malformed, match="a name, a kind"):
+                await vm.attach(thing)  # type: ignore[arg-type]
+        assert vm.revision == 0
+        with pytest.raises(esrm.Malformed, match=r"open_store\('sqlite:vm.db'\)"):
+            ResourceManager("sqlite:vm.db", vm="web-1")  # type: ignore[arg-type]
+
+
+async def test_a_manager_is_entered_once_at_a_time(url: str):
+    """A second task that entered it would begin anew beneath the first one; after its end it may be used again."""
+    async with open_store(url) as store:
+        vm = ResourceManager(store, vm="web-1", platform=TINY)
+        async with vm:
+            with pytest.raises(InUse, match="is in use"):
+                await vm.__aenter__()
+            await vm.create("a")
+        async with vm:
+            await vm.create("b")
+            await agree(store, vm)
 
 
 class Slow(Toy):

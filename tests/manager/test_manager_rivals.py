@@ -42,6 +42,24 @@ async def test_the_second_to_append_gets_conflict(url: str):
         await agree(there, second)
 
 
+async def test_no_refusal_is_of_yesterday(url: str):
+    """Before a manager refuses, it looks whether the other one has made it possible."""
+    async with AsyncExitStack() as stack:
+        here, there = await stores(stack, url, 2)
+        first = await stack.enter_async_context(ResourceManager(here, vm="web-1", platform=TINY))
+        second = await stack.enter_async_context(ResourceManager(there, vm="web-1"))
+        await first.attach(Toy("net0", MmioConstraint(0x1000)))
+        assert second.revision == 0
+        await second.detach("net0")
+        assert second.revision == first.revision + 3
+        with pytest.raises(esrm.UnknownDevice):
+            await second.detach("net0")
+        new = Toy("net0", MmioConstraint(0x2000))
+        resources = await first.attach(new)  # the first one's object of that name is detached, which it has not heard
+        assert (first.live, new.assigned) == ({"net0": new}, [resources])
+        await agree(here, first)
+
+
 async def test_a_refusal_needs_no_conflict_to_be_right(url: str):
     """A decision on an old state cannot give away what the other gave: Conflict, and the next try is refused."""
     async with AsyncExitStack() as stack:
