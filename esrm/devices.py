@@ -69,6 +69,8 @@ class LiveDevices(dict[str, Device]):
         """
         method, base, offset = self._route(bus, space, address, size, "read")
         data: bytes = await method(base, offset, size)
+        if not isinstance(data, bytes | bytearray):  # pyright: ignore[reportUnnecessaryIsInstance]  it may be anybody's
+            raise InvalidAccess(f"the device at {space.value} {address:#x} answered no bytes, but {data!r:.80}")
         if len(data) != size:
             raise InvalidAccess(f"the device at {space.value} {address:#x} answered {len(data)} bytes for {size}")
         return data

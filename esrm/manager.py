@@ -94,7 +94,8 @@ class ResourceManager:
 
     Use it with ``async with``: an existing VM is replayed from its log, a new one begins on ``platform``.
     Any number of tasks may use one manager; their steps take turns. Two managers of one VM are safe: whoever appends
-    second gets ``Conflict``, has then read what the other wrote, and may ask again.
+    second gets ``Conflict``, has then read what the other wrote, and may ask again. Before one refuses, it looks whether
+    the other has made possible what was asked.
 
     Args:
         store: an open store.
@@ -390,10 +391,11 @@ class ResourceManager:
             await self.release(device, reason=reason)
 
     async def pio_read(self, port: int, size: int) -> bytes:
-        """What the guest reads from ``size`` (1, 2 or 4) ports at ``port``.
+        """What the guest reads from ``size`` ports (1, 2 or 4 of them on a real machine) at ``port``.
 
         Raises:
-            NotMapped, InvalidAccess: nobody answers there, or the access does not fit one registered range whole.
+            NotMapped, InvalidAccess: nobody answers there, the access does not fit one registered range whole, or the
+                device answered something else than ``size`` bytes.
         """
         return await self.live.read(self.bus, Space.PIO, port, size)
 

@@ -25,23 +25,24 @@ class Projection:
     """The state of one VM (or of all VMs of a store), following its log.
 
     Guarantee: every event is applied once, in order; ``state`` is exactly what replaying the log up to ``position``
-    gives. It follows while the ``async with`` block runs. What the store or the log did wrong is raised by ``wait_for``
-    and by leaving the block.
+    gives, also after a failure. It follows while the ``async with`` block runs. What the store or the log did wrong is
+    raised by leaving the block, and by ``wait_for`` of what was not applied before.
     """
 
     def __init__(self, store: Store[Event], vm: str | None = None, *, batch: int = 256) -> None:
         self.vm = vm
         self.states: dict[str, VmState] = {}
         self._subscription = store.subscribe(vm=vm, batch=batch)
+        self._position = 0
         self._moved = anyio.Event()
         self._failure: EsrmError | None = None
-        self._ended = False
+        self._follows: bool | None = None  # None: not yet
         self._stack = AsyncExitStack()
 
     @property
     def position(self) -> int:
         """The position in the store up to which everything is applied."""
-        return self._subscription.position
+        return self._position
 
     @property
     def state(self) -> VmState:
@@ -62,17 +63,18 @@ class Projection:
         """Return once everything up to ``position`` is applied.
 
         Raises:
-            Corrupt, StoreError: what stopped the projection; StoreError also when its block has ended.
+            Corrupt, StoreError: what stopped the projection before that; StoreError also outside of its block.
         """
         while self.position < position:
             self._check()
-            if self._ended:
-                raise StoreError(f"this projection stopped at position {self.position}: its block has ended")
+            if not self._follows:
+                why = "has not begun" if self._follows is None else "has ended"
+                raise StoreError(f"this projection stopped at position {self.position}: its block {why}")
             await self._moved.wait()
-        self._check()
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._follows = True
         group.start_soon(self._follow)
         self._stack.callback(group.cancel_scope.cancel)
         return self
@@ -83,7 +85,7 @@ class Projection:
         try:
             await self._stack.aclose()
         finally:
-            self._ended = True
+            self._follows = False
             self._wake()
         if error is None:
             self._check()
@@ -93,6 +95,7 @@ class Projection:
             while True:
                 for record in await self._subscription.scan():
                     self._apply(record)
+                self._position = self._subscription.position  # past what is not its own, too
                 self._wake()
         except EsrmError as error:
             self._failure = error
@@ -103,6 +106,7 @@ class Projection:
             evolve(self.states.get(record.vm) or self.states.setdefault(record.vm, VmState()), record.event)
         except Corrupt as error:
             raise Corrupt(f"{record.vm}, revision {record.revision} (position {record.position}): {error}") from error
+        self._position = record.position
 
     def _wake(self) -> None:
         self._moved.set()

@@ -16,14 +16,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
+from esrm.errors import Corrupt
+
 
 class Placed(Protocol):
-    """What a subscription reads off a record: where it stands."""
+    """What a subscription reads off a record: where it stands, and the hash that tells it from any other one."""
 
     @property
     def position(self) -> int: ...  # noqa: D102  the class says it
     @property
     def revision(self) -> int: ...  # noqa: D102
+    @property
+    def hash(self) -> str: ...  # noqa: D102
 
 
 R = TypeVar("R", bound=Placed)
@@ -58,7 +62,11 @@ class Subscription(Generic[R]):
 
     Iterate over records (``async for record in sub``) or over pages (``async for page in sub.pages()``: lists of at
     least one and at most ``batch`` records, the cheap way across a task or thread border). Iterating again goes on
-    where the last one stopped. It holds nothing that needs closing.
+    where the last one stopped. It holds nothing that needs closing. It belongs to one consumer: each of two would get
+    a part of the records.
+
+    Raises (when iterated): Corrupt for a log that cannot be what was written, or that is no longer the one that was
+        told so far (it was restored from a copy, and went on otherwise): begin anew then. StoreError from the store.
 
     Args:
         source: the store.
@@ -76,7 +84,8 @@ class Subscription(Generic[R]):
         self._source, self._vm, self._batch, self._until = source, vm, batch, until
         self._position = after  # what the consumer has been given, or need not see
         self._scanned = after  # how far we have read: ahead of it by what waits in _page
-        self._revision: int | None = None  # of the last record read from the one stream; None before the first look
+        self._revision: int | None = None  # of the one stream as of `after`; None before the first look
+        self._known: R | None = None  # the last record that was read
         self._page: list[R] = []  # last first
 
     @property
@@ -125,7 +134,7 @@ class Subscription(Generic[R]):
             # A short page was read after the head was seen: nothing of ours is left up to that head.
             last = page[-1].position if page else 0
             self._scanned = last if len(page) == self._batch else max(head, last)
-            self._revision = page[-1].revision if page else self._revision
+            self._known = page[-1] if page else self._known
             if self._until is not None and self._scanned > self._until:
                 self._scanned = self._until
                 page = [record for record in page if record.position <= self._until]
@@ -134,11 +143,25 @@ class Subscription(Generic[R]):
         return page
 
     async def _read(self) -> list[R]:
-        if self._vm is None:
-            return await self._source.read_all(self._scanned, self._batch)
-        if self._revision is None:
-            self._revision = await self._source.revision_at_position(self._vm, self._scanned)
-        return await self._source.read(self._vm, self._revision, self._batch)
+        known, vm = self._known, self._vm
+        if known is None:
+            if vm is None:
+                return await self._source.read_all(self._scanned, self._batch)
+            if self._revision is None:
+                self._revision = await self._source.revision_at_position(vm, self._scanned)
+            return await self._source.read(vm, self._revision, self._batch)
+        # With the last one that was read, again: its hash stands for all before it. In a log that was restored from a
+        # copy and went on, what follows follows from something else than what was told.
+        if vm is None:
+            page = await self._source.read_all(known.position - 1, self._batch + 1)
+        else:
+            page = await self._source.read(vm, known.revision - 1, self._batch + 1)
+        if not page or page[0].hash != known.hash:
+            raise Corrupt(
+                f"position {known.position} is not the record any more that was read there: the log was replaced by an "
+                "older copy that went on, or it was changed; what was told so far is void, so begin anew"
+            )
+        return page[1:]
 
     async def _next_page(self) -> list[R]:
         while not self.finished:

@@ -142,6 +142,28 @@ async def test_nobody_waits_for_one_that_ended(url: str):
         assert told == ["while"]
 
 
+async def test_nobody_waits_for_one_that_has_not_begun(url: str):
+    """It follows in its block only: before that, to wait would be for ever."""
+    async with open_store(url) as store:
+        with anyio.fail_after(10), pytest.raises(StoreError, match="its block has not begun"):
+            await Projection(store, "web-1").wait_for(1)
+
+
+async def test_what_it_had_applied_stays_true(url: str):
+    """In one page with what cannot have happened: position, state and ``wait_for`` speak of what stands before that."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        await vm.create("net0")
+        await _spoilt(store, esrm.DeviceRegistered("ghost"))
+        projection = Projection(store, "web-1")
+        with pytest.raises(Corrupt, match="ghost"):  # noqa: PT012  it comes from leaving the block
+            async with projection:
+                with pytest.raises(Corrupt, match="ghost"):
+                    await projection.wait_for(3)
+                await projection.wait_for(2)
+        assert (projection.position, projection.state.revision) == (2, 1)
+        assert projection.state == vm.state
+
+
 async def _spoilt(store: Any, event: esrm.Event) -> None:
     """Append an event that nobody decided, as a faulty program would."""
     from esrm.manager import Uuid7

@@ -390,9 +390,16 @@ async def test_a_device_that_answers_wrongly(url: str):
         async def mmio_read(self, base: int, offset: int, size: int) -> bytes:
             return b"x"
 
+    class Mute(Short):
+        async def mmio_read(self, base: int, offset: int, size: int) -> bytes:
+            return None  # type: ignore[return-value]
+
     async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
         resources = await vm.attach(Short("net0", MmioConstraint(0x1000), PioConstraint(4)))
         with pytest.raises(InvalidAccess, match="answered 1 bytes for 4"):
+            await vm.mmio_read(resources.mmio_address_ranges()[0][0], 4)
+        vm.live["net0"] = Mute("net0")
+        with pytest.raises(InvalidAccess, match="answered no bytes, but None"):
             await vm.mmio_read(resources.mmio_address_ranges()[0][0], 4)
         with pytest.raises(InvalidAccess, match="net0 has no pio_read"):
             await vm.pio_read(resources.pio_address_ranges()[0][0], 1)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from esrm.errors import Corrupt
 from esrm.stores.base import Store
-from esrm.testing import drafts
+from esrm.stores.sqlite import SqliteStore
+from esrm.testing import BytesCodec, drafts
 
 
 async def write(store: Store[bytes], vm: str, count: int, size: int = 1) -> None:
@@ -138,3 +144,24 @@ async def test_a_subscription_shows_itself_and_refuses_nonsense(store: Store[byt
     for arguments in ({"after": -1}, {"batch": 0}):
         with pytest.raises(ValueError, match="a subscription needs"):
             store.subscribe(**arguments)
+
+
+@pytest.mark.parametrize("vm", [None, "web-1"])
+async def test_a_log_that_was_restored_and_went_on_is_not_told_as_the_same(tmp_path: Path, vm: str | None):
+    """An older copy was put back, and grew beyond where a subscriber was: what it was told there stands no more."""
+    path, copy = tmp_path / "vm.db", tmp_path / "copy.db"
+    for saved in (copy, tmp_path / "later.db"):
+        async with SqliteStore(path, BytesCodec()) as writer:
+            await write(writer, "web-1", 3)
+        shutil.copy(path, saved)
+        shutil.copy(f"{path}-head", f"{saved}-head")
+    async with SqliteStore(path, BytesCodec()) as store:
+        following = store.subscribe(vm=vm)
+        assert [(await anext(following)).position for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+        for end in ("", "-head"):
+            os.replace(f"{copy}{end}", f"{path}{end}")
+        async with SqliteStore(path, BytesCodec()) as writer:
+            await write(writer, "web-1", 5)
+            with anyio.fail_after(10), pytest.raises(Corrupt, match="position 6 is not the record any more"):
+                await anext(following)
+        assert following.position == 6
