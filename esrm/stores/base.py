@@ -165,22 +165,29 @@ class Store(ABC, Generic[E]):
     0, 1, 2 ... in each. What an append returned stands, as durably as the store says.
 
     A store belongs to the process and the event loop that opened it; elsewhere, open another one on the same place,
-    or take ``reader()`` into another thread. Used before it is opened, after it is closed, in another loop or after
-    a fork, it raises ``StoreError``.
+    or take ``reader()`` into another thread. Awaited before it is opened, after it is closed, in another loop or after
+    a fork, whatever it offers raises ``StoreError``; a subscription does so when it is asked for a record.
+
+    A reader lives by itself: ``reader()`` needs no open store, and what it returns outlives the store. Only after a
+    fork it raises ``StoreError``, too.
     """
 
     def __init__(self, codec: Codec[E]) -> None:
         self._codec = codec
         self._loop: object = None  # the event loop and the process, once open
         self._pid = 0
-        self._closed = False
+        self._opening = self._closed = False
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None or self._closed:
+        if self._opening or self._loop is not None or self._closed:
             raise StoreError(f"{self} was opened before; make a new one")
         import anyio.lowlevel  # late, here and below: who only reads loads no event loop
 
-        await self._open()
+        self._opening = True
+        try:
+            await self._open()
+        finally:
+            self._opening = False
         self._over = anyio.Event()
         token = anyio.lowlevel.current_token()
         self._ask_loop = token.backend_class.current_token  # of asyncio or trio itself: ten times faster than anyio's
@@ -196,7 +203,12 @@ class Store(ABC, Generic[E]):
         """Finish the appends under way and let go; who still waits gets a ``StoreError``. Twice does nothing more.
 
         Whoever calls it, it returns when that is over. A cancellation meanwhile is passed on only then.
+
+        Raises:
+            StoreError: another task is just opening it; or what was appended could not be anchored at the end.
         """
+        if self._opening:
+            raise StoreError(f"{self} is being opened by another task: cancel that one, or close when it is open")
         if self._loop is None or self._over.is_set():
             return
         self._check_home()
@@ -231,7 +243,9 @@ class Store(ABC, Generic[E]):
                 the same ids when that is mended: it is then answered as the first time, or appended.
             Corrupt: the log has lost or changed what was acknowledged; nothing is appended.
 
-        A caller cancelled while waiting knows as little as after ``Unknown``: the batch stands whole or not at all.
+        A caller cancelled while waiting knows as little as after ``Unknown``: the batch stands whole or not at all. To
+        find out, append to the stream again (no drafts will do): appends are decided in the order in which they were
+        asked for, so the first one is through when the second is answered.
         """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from esrm import names
 from esrm.errors import Corrupt, InvalidName, Malformed, TooLarge
@@ -161,7 +162,7 @@ def prepare(codec: Codec[E], vm: str, drafts: Sequence[Draft[E]], expected: int)
         TooLarge: too many drafts, too many bytes, a time outside 0 to 2**63-1.
         Malformed: what is no draft, no time, no revision; or what the codec says is no event.
     """
-    names.check("stream", vm)
+    vm = names.check("stream", vm)
     if type(expected) is not int or not -1 <= expected <= REVISION_MAX:
         raise Malformed(f"{vm}: expected is the last revision seen, or -1 for an empty stream, not {expected!r:.40}")
     try:
@@ -174,13 +175,17 @@ def prepare(codec: Codec[E], vm: str, drafts: Sequence[Draft[E]], expected: int)
     ids: list[bytes] = []
     datas: list[bytes] = []
     encode, actor, correlation = codec.encode, "", ""
-    for draft in drafts:
+    for index, draft in enumerate(drafts):
         if not isinstance(draft, Draft):  # pyright: ignore[reportUnnecessaryIsInstance]  not every caller has types
             raise Malformed(f"{vm}: an append takes a list of drafts, and {draft!r:.80} is none")
         if draft.actor is not actor:  # in a batch it is nearly always the same one, checked already
             actor = names.check("actor", draft.actor, empty=True)
+            if draft.actor is not actor:  # of a class of its own, such as a StrEnum
+                draft = drafts[index] = replace(draft, actor=actor)
         if draft.correlation is not correlation:
             correlation = names.check("correlation", draft.correlation, empty=True)
+            if draft.correlation is not correlation:
+                draft = drafts[index] = replace(draft, correlation=correlation)
         id, time_ns = draft.id, draft.time_ns
         if type(id) is not str or not _is_uuid7(id):
             raise InvalidName(f"{vm}: record id {str(id)[:64]!r} is not a UUIDv7 in lower-case text")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
@@ -219,6 +220,17 @@ async def names_are_checked(store: ByteStore) -> None:
         _same(f"the stream of a name that none has, {name[:20]!r}", await store.stream(name), None)
         _same(f"what is read of {name[:20]!r}", await store.read(name), [])
         _same(f"the last revision of {name[:20]!r}", await store.revision_at_position(name, 10), -1)
+
+
+async def names_are_kept_as_text(store: ByteStore) -> None:
+    """What is a ``str`` of a class of its own, such as a ``StrEnum``, is plain text at once, and when it is read."""
+    given = drafts(b"0", b"1", actor=_Name.ACTOR, correlation=_Name.CORRELATION)
+    records = await store.append(_Name.VM, given, expected=-1)
+    for record in (*records, *await store.read("web-1"), *await store.read_all()):
+        for name, text in ((record.vm, "web-1"), (record.actor, "operator"), (record.correlation, "req 7")):
+            _same("the class and text of a name", (type(name), name), (str, text))
+    _same("the names of the streams", [type(head.vm) for head in await store.streams()], [str])
+    _same("the answer to a retry", await store.append("web-1", given, expected=-1), records)
 
 
 async def a_retry_is_answered_as_the_first_time(store: ByteStore) -> None:
@@ -435,6 +447,7 @@ STORE_CHECKS: tuple[Check, ...] = (
     a_batch_is_the_stores_own,
     limits_are_reached,
     names_are_checked,
+    names_are_kept_as_text,
     a_retry_is_answered_as_the_first_time,
     half_a_retry_conflicts,
     order_is_global_and_gapless,
@@ -447,6 +460,12 @@ STORE_CHECKS: tuple[Check, ...] = (
     the_chain_holds,
     a_closed_store_says_so,
 )
+
+
+class _Name(StrEnum):
+    VM = "web-1"
+    ACTOR = "operator"
+    CORRELATION = "req 7"
 
 
 async def _verifies(store: ByteStore) -> None:

@@ -16,6 +16,7 @@ from esrm.errors import StoreError
 from esrm.stores.base import Store, outlast
 from esrm.stores.memory import MemoryStore
 from esrm.stores.sqlite import SqliteStore
+from esrm.stores.sqlite import store as module
 from esrm.testing import BytesCodec, drafts
 
 CODEC = BytesCodec()
@@ -75,6 +76,71 @@ def test_a_store_goes_on_in_its_own_loop(path: Path):
         mine.run(store.aclose())
         other.run(store.aclose())  # twice does nothing, wherever
     assert writers() == []
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, SqliteStore])
+async def test_a_store_is_opened_once(path: Path, kind: type[Store[bytes]]):
+    """Of two tasks that open it at the same moment one is refused, and no thread stays behind."""
+    store = MemoryStore(CODEC) if kind is MemoryStore else SqliteStore(path, CODEC)
+    told: list[str] = []
+
+    async def enter() -> None:
+        try:
+            await store.__aenter__()
+            told.append("opened")
+        except StoreError as error:
+            told.append(str(error).partition("> ")[2])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(enter)
+        group.start_soon(enter)
+    assert sorted(told) == ["opened", "was opened before; make a new one"]
+    await store.aclose()
+    assert writers() == []
+
+
+async def test_a_store_that_is_being_opened_is_not_closed(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither used: it says so, rather than come to be open after it was closed."""
+    store, gate, begin = SqliteStore(path, CODEC), threading.Event(), module.Committer
+    monkeypatch.setattr(module, "Committer", lambda *given: begin(*given) if gate.wait(10) else None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(StoreError, match="is being opened by another task"):
+            await store.aclose()
+        with pytest.raises(StoreError, match="is not open"):
+            await store.head()
+        gate.set()
+    assert await store.head() == 0
+    await store.aclose()
+    assert writers() == []
+
+
+async def test_a_store_that_could_not_be_opened_can_be_opened_later(tmp_path: Path):
+    """Nothing of the attempt is left in its way."""
+    store = SqliteStore(tmp_path / "later" / "vm.db", CODEC)
+    with pytest.raises(StoreError, match="there is no directory"):
+        await store.__aenter__()
+    await store.aclose()
+    (tmp_path / "later").mkdir()
+    async with store:
+        assert await store.head() == 0
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, SqliteStore])
+async def test_what_needs_no_open_store(path: Path, kind: type[Store[bytes]]):
+    """A reader lives by itself; before, nothing is at hand; a subscription asks with its first record."""
+    store = MemoryStore(CODEC) if kind is MemoryStore else SqliteStore(path, CODEC)
+    assert store.recent(0, 10) is None
+    with pytest.raises(StoreError, match="is not open"):
+        await anext(store.subscribe())
+    async with store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        reader = store.reader()
+    with reader, store.reader() as later:
+        assert reader.head() == later.head() == 1
+    with pytest.raises(StoreError, match="is closed"):
+        await anext(store.subscribe())
 
 
 async def test_a_forked_child_takes_no_reader(store: Store[bytes], monkeypatch: pytest.MonkeyPatch):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count, pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import anyio
 import apsw
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ import pytest
 from esrm.errors import Corrupt, Rejected, StoreError, Unknown
 from esrm.stores.base import verify
 from esrm.stores.records import prepare
-from esrm.stores.sqlite import SqliteReader, SqliteStore, heads, owned
+from esrm.stores.sqlite import SqliteReader, SqliteStore, heads, live, owned
 from esrm.stores.sqlite import committer as module
 from esrm.stores.sqlite.committer import Append, Committer
 from esrm.stores.sqlite.heads import HeadFile, Slot, head_path, read_head
@@ -57,6 +59,13 @@ def break_mending(patch: pytest.MonkeyPatch, store: SqliteStore[bytes]) -> None:
         raise StoreError("the disk is still full")
 
     patch.setattr(store._writer._committer, "_connect_again", refused)
+
+
+@asynccontextmanager
+async def patience() -> AsyncIterator[None]:
+    """Who waits for ever fails."""
+    with anyio.fail_after(30):
+        yield
 
 
 async def test_a_commit_that_left_nothing_is_rejected(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -119,6 +128,60 @@ async def test_what_may_come_back_is_unknown(path: Path, monkeypatch: pytest.Mon
         [record] = await store.append("web-1", batch, expected=0)
         assert (record.position, record.event) == (2, b"1")
         assert verify(store.reader()).good == 2
+
+
+@pytest.mark.parametrize("inline_ms", [0, inf])
+async def test_who_cannot_see_the_log_does_not_guess(tmp_path: Path, inline_ms: float):
+    """Its folder is renamed, and a file lies there: what was appended then is unknown, until that is mended."""
+    folder, aside = tmp_path / "logs", tmp_path / "aside"
+    folder.mkdir()
+    async with SqliteStore(folder / "vm.db", CODEC, inline_ms=inline_ms) as store, patience():
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        folder.rename(aside)
+        folder.touch()
+        batch = drafts(b"1")
+        for _ in range(2):
+            with pytest.raises(Unknown, match=r"Not a directory.*whether this append stands is unknown: retry it"):
+                await store.append("web-1", batch, expected=0)
+        folder.unlink()
+        aside.rename(folder)
+        [record] = await store.append("web-1", batch, expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        assert verify(store.reader()).good == 2
+
+
+@pytest.mark.parametrize("inline_ms", [0, inf])
+async def test_a_fault_in_looking_what_stands_is_unknown(path: Path, monkeypatch: pytest.MonkeyPatch, inline_ms: float):
+    """However finding out ends: nobody hears that nothing stands, or waits for ever, and the thread lives on."""
+    async with SqliteStore(path, CODEC, inline_ms=inline_ms) as store, patience():
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        batch = drafts(b"1")
+        with monkeypatch.context() as patch:
+            break_commits(patch, store, 1, late=True)
+            break_mending(patch, store)
+            patch.setattr(store._writer._committer, "_cover", lambda: 1 / 0)
+            with pytest.raises(Unknown, match="whether this append stands is unknown: retry it"):
+                await store.append("web-1", batch, expected=0)
+            with pytest.raises(Unknown, match="the writer failed: ZeroDivisionError"):  # not Rejected: it may stand
+                await store.append("web-1", batch, expected=0)
+        [record] = await store.append("web-1", batch, expected=0)
+        assert (record.position, record.event) == (2, b"1")
+        assert verify(store.reader()).good == 2
+
+
+@pytest.mark.parametrize("inline_ms", [0, inf])
+async def test_a_commit_that_gives_no_answer_leaves_it_unknown(
+    path: Path, monkeypatch: pytest.MonkeyPatch, inline_ms: float
+):
+    """Whatever the committer fails with, whoever appended hears of it, and the next append is as ever."""
+    async with SqliteStore(path, CODEC, inline_ms=inline_ms) as store, patience():
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer._committer, "commit", lambda *_, **__: 1 / 0)
+            with pytest.raises(Unknown, match="gave no answer; whether this append stands is unknown: retry it"):
+                await store.append("web-1", drafts(b"1"), expected=0)
+        [record] = await store.append("web-1", drafts(b"1"), expected=0)
+        assert record.position == 2
 
 
 # -- the committer by itself -----------------------------------------------------------------------------------------
@@ -640,6 +703,55 @@ def test_an_interrupt_while_a_failure_is_put_right(path: Path, monkeypatch: pyte
     assert committer.commit([append])
     assert append.rows is not None
     assert append.rows[0][:3] == (2, "web-1", 1)
+    committer.close()
+
+
+def test_an_interrupt_while_a_commit_is_looked_into_leaves_it_unknown(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing has been found out by then, least of all that it does not stand."""
+    committer = opened(path)
+    real, append = committer._run, turn("web-1", b"1", 0)
+
+    def run(statement: str) -> None:
+        real(statement)
+        if statement == "COMMIT":
+            raise apsw.IOError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_run", run)
+        assert not committer.commit([append], patient=False)
+        patch.setattr(committer, "_mend", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            committer.commit([append])
+    assert (type(append.error), append.rows) == (Unknown, None)
+    again = Append(append.batch)
+    assert committer.commit([again])
+    assert (again.rows or [()])[0][:3] == (2, "web-1", 1)
+    committer.close()
+
+
+def test_a_new_connection_that_cannot_be_looked_at_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The old one, which has the only copy of a log that was moved away, is kept until the new one is sound."""
+    committer = opened(path)
+    old = committer._connection
+    path.rename(f"{path}-aside")
+    monkeypatch.setattr(live, "open_writer", lambda *_, **__: apsw.Connection(":memory:"))
+    with monkeypatch.context() as patch:
+        patch.setattr(live.os, "statvfs", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(StoreError, match="Input/output error"):
+            committer._connect_again()
+    assert committer._connection is old
+    committer.close()
+
+
+def test_folding_that_fails_in_any_way_is_seen_to(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The thread that folds must not die of it: appends would wait for ever."""
+    committer = opened(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "_fold_back", lambda _: 1 / 0)
+        committer.fold()
+    append = turn("web-1", b"1", 0)
+    assert committer.commit([append])
+    assert append.rows is not None
     committer.close()
 
 

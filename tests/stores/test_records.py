@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from esrm.errors import Corrupt, InvalidName, Malformed, TooLarge
 from esrm.stores.records import (
@@ -23,6 +25,29 @@ from esrm.testing import BytesCodec
 
 ROW: Row = (7, "vm", 3, b"\1" * 16, 5, "me", "boot", b"data", b"\2" * 32)
 OTHERS = [None, 1.5, 9, "text", b"bytes", b""]
+
+
+class Name(str, Enum):  # noqa: UP042  a StrEnum's str() is the name
+    """Names as many programs keep them; str() says ``Name.VM``."""
+
+    VM = "vm"
+    ACTOR = "me"
+    CORRELATION = "boot"
+
+
+def test_a_name_of_another_class_is_kept_as_text():
+    """As it would be read from a disk; and the caller's own drafts stay as they are."""
+    own = Draft(event=b"", id="01990000-0000-7000-8000-000000000000", time_ns=5, actor="me", correlation="boot")
+    mixed = replace(own, correlation=Name.CORRELATION)
+    given = [own, replace(mixed, actor=Name.ACTOR), mixed, own]
+    batch = prepare(BytesCodec(), Name.VM, given, -1)
+    kept = [(draft.actor, draft.correlation) for draft in batch.drafts]
+    assert kept == [("me", "boot")] * 4
+    assert {type(name) for names in (kept[0], *kept, (batch.vm,)) for name in names} == {str}
+    assert given[1].actor is Name.ACTOR
+    assert batch.drafts[0] is own
+    with pytest.raises(InvalidName, match="actor: 'a"):
+        prepare(BytesCodec(), "vm", [replace(own, actor=type("Text", (str,), {})("a\n"))], -1)
 
 
 def test_a_row_is_a_record_and_a_head():

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import anyio
 import apsw
@@ -54,6 +55,21 @@ async def test_full_is_the_default_and_nonsense_is_refused(path: Path):
         assert writing(store).pragma("synchronous") == 2
     with pytest.raises(StoreError, match="synchronous is one of OFF, NORMAL, FULL, EXTRA, not 'full'"):
         SqliteStore(path, CODEC, synchronous="full")
+
+
+@pytest.mark.parametrize("inline_ms", ["5", None, True, -1, float("nan")])
+def test_a_time_that_is_none_is_refused(path: Path, inline_ms: Any):
+    """Before the log is opened."""
+    with pytest.raises(StoreError, match="inline_ms is a number of milliseconds, 0 or more, not"):
+        SqliteStore(path, CODEC, inline_ms=inline_ms)
+
+
+@pytest.mark.parametrize("inline_ms", [0, 0.5, 10**400, float("inf")], ids=["never", "half", "huge", "always"])
+async def test_any_time_may_be_called_quick(path: Path, inline_ms: float):
+    """From never to always."""
+    async with SqliteStore(path, CODEC, inline_ms=inline_ms) as store:
+        await store.append("web-1", drafts(b"0"), expected=-1)
+        assert store._writer._pace.quick == (inline_ms > 1)
 
 
 async def test_256_tasks_on_64_streams_share_their_commits(path: Path):

@@ -1,5 +1,8 @@
 """The fake device keeps the contract, and the check tells a device that does not."""
 
+import subprocess
+import sys
+
 import pytest
 
 import esrm
@@ -53,3 +56,12 @@ async def test_half_a_device_is_told() -> None:
 
     with pytest.raises(AssertionError, match="has mmio_read, but no mmio_write"):
         await check_device(lambda: Deaf("net0", WISHES))
+
+
+NO_DEVICE = "import anyio; from esrm.testing import check_device; anyio.run(check_device, lambda: 7)"
+
+
+def test_a_check_holds_without_assertions() -> None:
+    """``python -O`` leaves out each ``assert``, and not this."""
+    told = subprocess.run([sys.executable, "-O", "-c", NO_DEVICE], capture_output=True, text=True, check=False)
+    assert "AssertionError: 7 lacks a name, a kind, constraints() or an async assign()" in told.stderr

@@ -1,7 +1,7 @@
 """A disk in Python: it records what a store asks of it, fails when told to, and knows what a power cut may leave.
 
-``Disk`` stands between SQLite and the file system as the default VFS, and between ``heads.py`` and its two system
-calls. ``Platter`` is the model of the medium: what was synced is there; of what was written since, anything may be.
+``Disk`` stands between SQLite and the file system as the default VFS, and between the store's own modules and the
+system. ``Platter`` is the model of the medium: what was synced is there; of what was written since, anything may be.
 Real syncs are left out while recording, since durability is modelled. Next: ``crashes.py``, which judges the images.
 
 What the model grants to a power cut, at any point of a trace and for each file by itself (so that nothing written to
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from typing import Any, TypeAlias
 import apsw
 import pytest
 
-from esrm.stores.sqlite import heads
+from esrm.stores.sqlite import heads, live, reader, schema
 
 SECTOR = 512
 FAILED = {
@@ -40,6 +41,9 @@ FAILED = {
     "truncate": apsw.SQLITE_IOERR_TRUNCATE,
     "sync": apsw.SQLITE_IOERR_FSYNC,
     "delete": apsw.SQLITE_IOERR_DELETE,
+    "look": apsw.SQLITE_IOERR_FSTAT,  # what lies at a path, how much room there is
+    "lock": apsw.SQLITE_IOERR_LOCK,  # of the head file
+    "close": apsw.SQLITE_IOERR_CLOSE,  # of the head file, or its folder; they are closed all the same
     "map": apsw.SQLITE_IOERR_SHMMAP,  # the index of a WAL, which lies in a file of its own that needs no syncs
 }
 """The kinds of calls that can fail, and how SQLite calls it when they do."""
@@ -104,9 +108,20 @@ class Disk(apsw.VFS):
             raise OSError(number, os.strerror(number))
 
     def tap(self, patch: pytest.MonkeyPatch) -> None:
-        """Stand between ``heads.py`` and the system, too."""
+        """Stand between the store's own modules and the system, too."""
         system = _Os(self)
-        patch.setattr(heads, "os", system)
+        for module in (heads, live, reader, schema):
+            patch.setattr(module, "os", system)
+        patch.setattr(heads, "fcntl", system)
+        real = Path.open
+
+        def opened(path: Path, *given: Any, **named: Any) -> Any:
+            if path.name.endswith("-head"):
+                self.call_os("open", path.name)
+                self.call_os("read", path.name)
+            return real(path, *given, **named)
+
+        patch.setattr(Path, "open", opened)
         patch.setattr(heads, "pwrite", system.pwrite)
         patch.setattr(heads, "fdatasync", system.fdatasync)
 
@@ -197,13 +212,40 @@ class _File(apsw.VFSFile):
 
 
 class _Os:
-    """``os`` as ``heads.py`` sees it, through a disk; and the two calls that it imports by name."""
+    """``os`` and ``fcntl`` as the store's modules see them, through a disk; and what they call by name."""
+
+    LOCK_EX, LOCK_NB = fcntl.LOCK_EX, fcntl.LOCK_NB
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
+
+    def lstat(self, path: Any) -> os.stat_result:
+        self._disk.call_os("look", os.path.basename(path))
+        return os.lstat(path)
+
+    def stat(self, path: Any) -> os.stat_result:
+        self._disk.call_os("look", os.path.basename(path))
+        return os.stat(path)
+
+    def fstat(self, file: int) -> os.stat_result:
+        self._disk.call_os("look", _name_of(file))
+        return os.fstat(file)
+
+    def statvfs(self, path: Any) -> os.statvfs_result:
+        self._disk.call_os("look", os.path.basename(path))
+        return os.statvfs(path)
+
+    def flock(self, file: int, how: int) -> None:
+        self._disk.call_os("lock", _name_of(file))
+        fcntl.flock(file, how)
+
+    def close(self, file: int) -> None:
+        name = _name_of(file)
+        os.close(file)
+        self._disk.call_os("close", name)
 
     def open(self, path: Any, flags: int, *mode: int) -> int:
         name = os.path.basename(path)

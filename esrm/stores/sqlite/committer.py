@@ -36,7 +36,7 @@ from esrm.stores.sqlite.schema import cramped, trouble
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)"
 _BESIDE_DATA = 400  # bytes of a row in the table and the index without its event, and more
 _AGAIN = "nothing of this append stands: ask again"
-_RETRY = "whether this append stands is unknown: retry it with the same ids"
+RETRY = "whether this append stands is unknown: retry it with the same ids"
 
 
 class Append(Generic[E]):
@@ -81,20 +81,20 @@ class Committer(OwnedLog, Generic[E]):
         self._inside = True
         try:
             done = self._attempt(appends, patient)
-        except BaseException:
-            for append in appends:  # a second interrupt can leave rows that were taken back
-                append.rows, append.error = None, append.error or Unknown(f"the writer was interrupted; {_RETRY}")
+        except BaseException as error:  # a second interrupt can leave rows that were taken back
+            self._doubtful = [append for append in appends if append.error is None]
+            self._leave_open(error)
             raise
         self._inside = False
         return done
 
     def _attempt(self, appends: Sequence[Append[E]], patient: bool) -> bool:
+        if self._doubtful:
+            self._resolve()
+            self.commit_s = inf
+            return True
         begun = False
         try:
-            if self._doubtful:
-                self._resolve()
-                self.commit_s = inf
-                return True
             if self.poisoned:
                 self._mend()
             self._be_patient(patient)
@@ -124,7 +124,7 @@ class Committer(OwnedLog, Generic[E]):
                 self._resolve()
         except BaseException as error:  # whatever it was: nobody may wait for ever
             self._fail(error, appends, begun)
-            self._leave_open()
+            self._leave_open(error)
             raise
         return True
 
@@ -140,7 +140,7 @@ class Committer(OwnedLog, Generic[E]):
                 self._anchor_if("folded")
         except apsw.BusyError:  # a reader in the way of the rest is no fault: next time
             pass
-        except (apsw.Error, OSError) as error:
+        except Exception as error:
             self._fail(error, (), begun=False)
 
     def anchor(self) -> None:
@@ -239,12 +239,14 @@ class Committer(OwnedLog, Generic[E]):
         for append in appends:
             append.rows, append.error = None, self._turned_away(error)
             if isinstance(append.error, Rejected) and not self._unknown.isdisjoint(append.batch.ids[:1]):
-                append.error = Unknown(f"{self._worded(error)}; {_RETRY}")  # as the first time
+                append.error = Unknown(f"{self._worded(error)}; {RETRY}")  # as the first time
 
-    def _leave_open(self) -> None:
+    def _leave_open(self, why: BaseException) -> None:
         """Answer the appends in doubt as far as one can without looking."""
         for append in self._doubtful:
-            append.rows, append.error = None, Unknown(f"{self._path}: the writer was interrupted; {_RETRY}")
+            append.rows, append.error = None, Unknown(f"{self._path}: the writer was interrupted; {RETRY}")
+            append.error.__cause__ = why
+            self._unknown.update(append.batch.ids[:1])
         self._doubtful = ()
 
     def _turned_away(self, error: BaseException) -> EsrmError:
@@ -263,8 +265,9 @@ class Committer(OwnedLog, Generic[E]):
 
     def _resolve(self) -> None:
         """Find out what became of the appends in doubt: from the log, or not at all."""
-        doubtful, self._doubtful = self._doubtful, ()
-        why, stands, gone = self.poisoned or OSError("the commit failed"), True, True
+        doubtful, why = self._doubtful, self.poisoned or OSError("the commit failed")
+        self._leave_open(why)  # so that they have an answer however looking ends
+        stands = gone = True
         try:
             self._mend()
         except Exception as error:
@@ -277,8 +280,10 @@ class Committer(OwnedLog, Generic[E]):
             if rows and stands:
                 append.rows, append.retried, append.error = rows, True, None
             else:
-                kind, outcome = (Rejected, _AGAIN) if rows == [] else (Unknown, _RETRY)
-                if kind is Unknown:
+                kind, outcome = (Rejected, _AGAIN) if rows == [] else (Unknown, RETRY)
+                if kind is Rejected:
+                    self._unknown.difference_update(append.batch.ids[:1])
+                else:
                     self._unknown.update(append.batch.ids[:1])
                 append.rows, append.error = None, kind(f"{self._worded(why)}; {outcome}")
                 append.error.__cause__ = why

@@ -130,7 +130,7 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(_SIZE + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return b""
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; check its permissions") from error
@@ -181,7 +181,7 @@ class HeadFile:
         """
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if fresh else 0)
         try:
-            self._descriptor = os.open(self._path, flags, self._log.stat().st_mode & 0o666)  # no easier to read
+            self._descriptor = os.open(self._path, flags, os.stat(self._log).st_mode & 0o666)  # no easier to read
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _OPEN.add(self)
             self.slot = read_head(self._path, fresh=fresh)
@@ -241,7 +241,8 @@ class HeadFile:
         descriptor, self._descriptor = self._descriptor, -1
         _OPEN.discard(self)
         if descriptor >= 0:
-            os.close(descriptor)
+            with suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
 
     def _put(self, slot: Slot) -> None:
         if pwrite(self._descriptor, slot.render(), SLOTS[slot.counter % 2]) != SLOT_BYTES:

@@ -18,7 +18,7 @@ import apsw
 
 from esrm.errors import StoreError
 from esrm.stores.sqlite.heads import head_path
-from esrm.stores.sqlite.schema import close, fetch, open_writer
+from esrm.stores.sqlite.schema import close, fetch, open_writer, opening
 
 FOLD_PAGES = 1000  # 4 MB of WAL, as SQLite has it: a sync costs a third when the file need not grow
 NO_FILE = 0, 0
@@ -43,15 +43,19 @@ class LiveLog:
         connection = open_writer(self._path, self._synchronous, self._busy_ms, create=create)
         self._connection, self._patient = connection, True
         self._folded = 0  # how many pages had been written when the WAL was last folded
-        self._small_blocks = os.statvfs(self._path.parent).f_bsize < 4096
-        self._identities = self._identify()
-        _, wal, index, _ = self._identities
-        if (wal == NO_FILE) != (index == NO_FILE):  # SQLite has it open, but nobody else will find it
+        try:
+            with opening(self._path):
+                self._small_blocks = os.statvfs(self._path.parent).f_bsize < 4096
+            self._identities = self._identify()
+            _, wal, index, _ = self._identities
+            if (wal == NO_FILE) != (index == NO_FILE):  # SQLite has it open, but nobody else will find it
+                raise StoreError(
+                    f"{self._path}: its WAL or the index of that was removed while a reader of this process had it "
+                    "open, or another store: close that one"
+                )
+        except StoreError:
             self._disconnect()
-            raise StoreError(
-                f"{self._path}: its WAL or the index of that was removed while a reader of this process had it open, "
-                "or another store: close that one"
-            )
+            raise
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -78,7 +82,11 @@ class LiveLog:
     # -- the files ----------------------------------------------------------------------------------------------------
 
     def _identify(self) -> list[tuple[int, int]]:
-        """Which files lie at the paths: (device, inode) of the log, its WAL, the index of that, and its head file."""
+        """Which files lie at the paths: (device, inode) of the log, its WAL, the index of that, and its head file.
+
+        Raises:
+            StoreError: it cannot be known: the disk has failed, or a folder on the way was replaced.
+        """
         found: list[tuple[int, int]] = []
         for path in self._paths:
             try:
@@ -86,6 +94,8 @@ class LiveLog:
                 found.append((status.st_dev, status.st_ino))
             except FileNotFoundError:
                 found.append(NO_FILE)
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror}; nobody can see if it is still what was opened") from error
         return found
 
     def _check_in_place(self) -> None:

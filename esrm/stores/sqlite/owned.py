@@ -25,7 +25,7 @@ from esrm.stores.records import Committed, CommittedNormal, CommittedOff, Commit
 from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
 from esrm.stores.sqlite.live import NO_FILE, LiveLog
 from esrm.stores.sqlite.reader import HEAD, LAST_OF, SqliteReader
-from esrm.stores.sqlite.schema import close, foreign_triggers, size, translated
+from esrm.stores.sqlite.schema import close, foreign_triggers, translated, without
 
 _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
 _REVISIONS = "SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"
@@ -81,8 +81,8 @@ class OwnedLog(LiveLog):
         self._sealed, self._hash, self._log = 0, GENESIS, GENESIS  # the end of the log, once we are its writer
         self._anchored_s = 0.0  # when the head was last anchored
         self.head = 0
-        if not size(path):
-            self._check_vacant()
+        if how := without(path):
+            self._check_vacant(how)
         self._connect(create=True)
         try:
             with translated(path):
@@ -157,12 +157,12 @@ class OwnedLog(LiveLog):
             self._file.slot = before  # and not what was found there, which may be another log's
             raise
 
-    def _check_vacant(self) -> None:
+    def _check_vacant(self, how: str) -> None:
         """Raise if another log was here, or what lies where this one's head must be is no head file."""
         head = head_path(self._path)
-        if size(head) and (slot := read_head(head, fresh=True)) and slot.position:
+        if (slot := read_head(head, fresh=True)) and slot.position:
             raise Corrupt(
-                f"{self._path} is {'empty' if self._path.exists() else 'gone'}, but {slot.position:,} records were "
+                f"{self._path} is {how}, but {slot.position:,} records were "
                 f"acknowledged, says {head.name}: put the log back, with its WAL, or move that away to begin a new one"
             )
 
@@ -318,9 +318,11 @@ class OwnedLog(LiveLog):
 
         The next commit's frames go where the failed one's are, and those behind them no longer follow from them.
         """
-        if self._connection is None or not self._file.claimed or self._identify()[:2] != self._identities[:2]:
+        if self._connection is None or not self._file.claimed:
             return False
         try:
+            if self._identify()[:2] != self._identities[:2]:
+                return False
             self._touch()
         except (apsw.Error, EsrmError):
             with suppress(apsw.Error):

@@ -18,7 +18,7 @@ import apsw
 from esrm.errors import Corrupt, EsrmError, StoreError
 from esrm.stores.base import Anchor, Leaf, Payload, Reader
 from esrm.stores.records import PAGE, Codec, E, Row, StreamHead, head_of
-from esrm.stores.sqlite.schema import close, fetch, located, open_reader, size, translated
+from esrm.stores.sqlite.schema import close, fetch, located, open_reader, translated, without
 
 # A cast keeps bytes bytes, whatever they are: no decoding to str and back, and a damaged byte is seen by the chain.
 _COLUMNS = "position, coalesce(name, ''), revision, records.id, time_ns, actor, correlation, CAST(data AS BLOB), hash"
@@ -109,7 +109,7 @@ class SqliteReader(Reader[E]):
         slot = next(iter(read_slots(path)[0]), None)
         if slot is None and self.head():  # asked only now, for a damaged log may have no answer
             slot = read_head(path)  # once more: it may have been begun meanwhile
-            if slot is None and path.exists():
+            if slot is None and without(path) != "gone":
                 raise Corrupt(f"{path} is empty, though the log has records: somebody emptied it, or it is damaged")
         return None if slot is None else slot.anchor
 
@@ -132,14 +132,15 @@ class SqliteReader(Reader[E]):
 
     def _check_vacant(self, error: StoreError) -> None:
         """Raise another error if there is no log at all, but was one."""
-        if size(self._path):
+        how = without(self._path)
+        if how is None:
             return
         from esrm.stores.sqlite.heads import head_path, read_slots
 
         head = head_path(self._path)
-        if size(head) and (slots := read_slots(head)[0]) and slots[0].position:
+        if (slots := read_slots(head)[0]) and slots[0].position:
             raise Corrupt(
-                f"{self._path} is {'empty' if self._path.exists() else 'gone'}, but {slots[0].position:,} records were "
+                f"{self._path} is {how}, but {slots[0].position:,} records were "
                 f"acknowledged, says {head.name}: put the log back, with its WAL"
             ) from error
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from time import monotonic, sleep
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -106,7 +107,7 @@ def translated(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def _opening(path: Path) -> Generator[None]:
+def opening(path: Path) -> Generator[None]:
     """As ``translated``; and a file too damaged to open was never open, which is the place's fault."""
     try:
         with translated(path):
@@ -134,9 +135,9 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
         StoreError: the file is not ours, is newer than we are, is damaged, or cannot be written here; or the file
             system cannot do WAL.
     """
-    with _opening(path):
-        _check_place(path)
-        if not path.exists():
+    with opening(path):
+        status = _check_place(path)
+        if status is None:
             if not create:
                 raise StoreError(f"{path} is gone: somebody removed or renamed it while it was open; put it back")
             if path.name.endswith(BESIDE):
@@ -145,7 +146,7 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
                     "another one"
                 )
         check_not_linked(path)
-        if not create and not size(path):
+        if not create and without(path):
             raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
         check_not_left(path)
         connection = _opened(path, str(path))
@@ -177,16 +178,16 @@ def open_reader(path: Path) -> apsw.Connection:
     Raises:
         StoreError: there is no file, or it is not ours, newer than we are, damaged or unreadable.
     """
-    with _opening(path):
-        _check_place(path)
+    with opening(path):
+        status = _check_place(path)
         check_not_linked(path)
         check_not_left(path)
-        if not path.exists():
+        if status is None:
             raise StoreError(f"{path} does not exist; reading does not create it")
         try:
             return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
         except (apsw.ReadOnlyError, apsw.CantOpenError):  # a lack of file descriptors is one of these, too
-            if _may_write(path) or size(Path(f"{path}-wal")):
+            if _may_write(path) or without(Path(f"{path}-wal")) is None:
                 raise
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             return _connect(path, f"{path.as_uri()}?immutable=1", flags)
@@ -223,8 +224,7 @@ def close(connection: apsw.Connection, path: Path) -> None:
 
     And one that is gone, which somebody removed to put a copy of the log back, is not folded into that.
     """
-    wal = Path(f"{path}-wal")
-    if os.path.lexists(wal) and not size(wal):
+    if without(Path(f"{path}-wal")) == "empty":
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
 
@@ -236,14 +236,15 @@ _forked: set[tuple[int, int]] = set()  # (device, inode) of those that its paren
 def _opened(
     path: Path, name: str, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 ) -> apsw.Connection:
-    if path.exists() and _identity(path.stat()) in _forked:
+    status = look(path)
+    if status is not None and _identity(status) in _forked:
         raise StoreError(
             f"{path} was open when this process was forked, and SQLite would rely on locks that stayed with the "
             "parent: open it in a process that was started anew (multiprocessing: spawn)"
         )
     connection = apsw.Connection(name, flags=flags)
     with suppress(OSError):  # removed a moment ago: whoever looks at it next will say so
-        _open[connection] = path.stat()
+        _open[connection] = os.stat(path)
     return connection
 
 
@@ -287,32 +288,36 @@ def check_not_left(path: Path) -> None:
     Raises:
         StoreError: what was acknowledged may be in the WAL.
     """
-    if not size(path) and size(Path(f"{path}-wal")):
+    how, wal = without(path), look(Path(f"{path}-wal"))
+    if how and wal is not None and wal.st_size:
         raise StoreError(
-            f"{path} is {'empty' if path.exists() else 'gone'}, but the WAL of a log is there, {path.name}-wal: "
+            f"{path} is {how}, but the WAL of a log is there, {path.name}-wal: "
             "put the log back, or move its WAL away to begin a new one"
         )
 
 
 def check_not_linked(path: Path) -> None:
     """Raise if a path that was resolved leads elsewhere by now: SQLite would look for another WAL, there."""
-    if path.is_symlink():
+    if os.path.islink(path):
         raise StoreError(f"{path} was replaced by a symbolic link while it was open; put the log itself back")
 
 
-def _check_place(path: Path) -> None:
+def _check_place(path: Path) -> os.stat_result | None:
+    """What lies there, if a log can be there."""
     if path.name == ":memory:":
         raise StoreError("a log on disk needs a file name; for a store in memory use memory:")
-    if path.is_dir():
+    status, folder = look(path), look(path.parent)
+    if status is not None and S_ISDIR(status.st_mode):
         raise StoreError(f"{path} is a directory; a log is one file, such as {path / 'vm.db'}")
-    if not path.parent.is_dir():
+    if folder is None or not S_ISDIR(folder.st_mode):
         raise StoreError(f"{path}: there is no directory {path.parent}; create it first")
-    if path.exists() and not path.is_file():
+    if status is not None and not S_ISREG(status.st_mode):
         raise StoreError(f"{path} is not a regular file; a log needs one")
-    if size(path) == 1:
+    if status is not None and status.st_size == 1:
         raise apsw.NotADBError("a file of one byte, which SQLite takes for an empty one, and deletes its WAL")
     if danger := cramped(path):
         raise StoreError(f"{path}: {danger}")
+    return status
 
 
 def _is_blank(connection: apsw.Connection, path: Path) -> bool:
@@ -363,9 +368,24 @@ def _set_durability(connection: apsw.Connection, path: Path, synchronous: str, b
         raise StoreError(f"{path}: SQLite did not take synchronous={synchronous}")
 
 
-def size(path: Path) -> int:
-    """Return a file's size in bytes, without opening it; 0 if there is none that can be seen."""
+def look(path: Path) -> os.stat_result | None:
+    """Return what lies at a path, without opening it; None if nothing does.
+
+    ``Path.exists`` says so, too, since Python 3.14, of what this user may not see, or a disk that fails.
+
+    Raises:
+        OSError, ValueError: whether something does cannot be known; no file can have this name.
+    """
     try:
-        return path.stat().st_size
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def without(path: Path) -> str | None:
+    """Return how a file is without a byte, ``empty`` or ``gone``; None if it has some, or cannot be looked at."""
+    try:
+        status = look(path)
     except (OSError, ValueError):
-        return 0
+        return None
+    return "gone" if status is None else None if status.st_size else "empty"

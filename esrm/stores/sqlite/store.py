@@ -6,16 +6,17 @@ Next: ``esrm.testing.check_store``, which it passes, and ``tests/stores/test_sql
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
 from anyio import to_thread
 
-from esrm.errors import StoreError
+from esrm.errors import StoreError, Unknown
 from esrm.stores.base import Reader, Store, T
 from esrm.stores.records import Codec, Committed, Draft, E, Record, decoded, prepare
-from esrm.stores.sqlite.committer import Append, Committer
+from esrm.stores.sqlite.committer import RETRY, Append, Committer
 from esrm.stores.sqlite.owned import Mode
 from esrm.stores.sqlite.reader import SqliteReader
 from esrm.stores.sqlite.schema import SYNCHRONOUS, check_not_linked, located
@@ -64,9 +65,12 @@ class SqliteStore(Store[E]):
             raise StoreError(f"synchronous is one of {', '.join(SYNCHRONOUS)}, not {synchronous!r:.80}")
         if anchor not in ANCHORS:
             raise StoreError(f"anchor is one of {', '.join(ANCHORS)}, not {anchor!r:.80}")
+        if type(inline_ms) not in (int, float) or not inline_ms >= 0:
+            raise StoreError(f"inline_ms is a number of milliseconds, 0 or more, not {inline_ms!r:.80}")
         self._path = located(path)
         self._mode = Mode(synchronous, anchor if synchronous in ("FULL", "EXTRA") else "folded")
-        self._busy_ms, self._inline_ms = busy_ms, inline_ms
+        self._busy_ms = busy_ms
+        self._inline_ms = min(inline_ms, sys.float_info.max)  # an int may be too large to divide
         self._idle: deque[SqliteReader[E]] = deque()
 
     def __repr__(self) -> str:
@@ -89,7 +93,7 @@ class SqliteStore(Store[E]):
         append = Append(prepare(self._codec, vm, drafts, expected))
         await self._writer.append(append)
         if append.rows is None:
-            raise append.error or StoreError(f"{self} gave no answer")
+            raise append.error or Unknown(f"{self} gave no answer; {RETRY}")
         if append.retried:
             return self._mode.answer(decoded(self._codec, row) for row in append.rows)
         return self._mode.answer(append.records)
@@ -101,7 +105,7 @@ class SqliteStore(Store[E]):
 
     def recent(self, after: int, limit: int, vm: str | None = None) -> list[Record[E]] | None:
         """Return such records above ``after`` as are at hand; see ``Store.recent``."""
-        return self._writer.recent(after, limit, vm)
+        return None if self._loop is None else self._writer.recent(after, limit, vm)
 
     def reader(self) -> SqliteReader[E]:
         """Return a new synchronous face of the same file."""

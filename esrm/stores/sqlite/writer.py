@@ -160,7 +160,8 @@ class Writer(Generic[E]):
             return False
         done = True
         try:
-            done = self._committer.commit(turn.appends, patient=False)
+            with suppress(Exception):  # as in `_work`
+                done = self._committer.commit(turn.appends, patient=False)
         finally:
             self._mine.release()
             if done:
@@ -227,7 +228,8 @@ class Writer(Generic[E]):
                 if turn is None:
                     trouble = self._look()
                 else:
-                    self._committer.commit(turn.appends)
+                    with suppress(Exception):  # the thread must not die; and an append without an answer is `Unknown`
+                        self._committer.commit(turn.appends)
             stopping = self._stopping and self._queue.empty()
             if turn or stopping or trouble or self._committer.head != self._told:
                 with suppress(RuntimeError):  # the loop has ended, so nobody is left to answer

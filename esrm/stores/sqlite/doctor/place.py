@@ -40,7 +40,7 @@ def files(path: Path, *, whole: bool) -> Iterator[Finding]:
 
 def _names(path: Path, here: os.stat_result) -> Iterator[Finding]:
     """SQLite finds the WAL by the log's name: under a second name, it would not find it."""
-    if here.st_nlink > 1:
+    if stat.S_ISREG(here.st_mode) and here.st_nlink > 1:  # a folder has a name in each folder in it
         yield Finding(
             "warning", "names", f"the file has {here.st_nlink} names (hard links), and its WAL belongs to one of them",
             "keep one, and copy the log instead of linking it", {"links": here.st_nlink},
