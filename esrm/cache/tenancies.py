@@ -329,13 +329,16 @@ def extend(reader: Reader[e.Event], vm: str) -> bool:
 
     Several processes may do so at once: each stretch is written by whoever is first, and the others go on from there.
     """
-    head = reader.stream(vm)
+    head, before = reader.stream(vm), -2
     if head is None or head.revision < INDEXED_MIN:
         return False
     while True:
         index = look(reader.beside, lambda fetch: _Index.load(fetch, reader, vm)) or _Index(vm)
         if index.start >= head.revision:
             return True
+        if index.start <= before:  # the last round gained nothing: what is written there cannot be read again
+            return False
+        before = index.start
         try:
             for _, _, _, data in reader.payloads(vm, index.start, STRETCH):
                 index.apply(e.decode(data))

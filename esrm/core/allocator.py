@@ -9,7 +9,7 @@ happened. Next: ``ranges.py``, the ordered map underneath.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 
 import msgspec
@@ -17,11 +17,12 @@ import msgspec
 from esrm.core.events import Holding
 from esrm.core.platform import Platform, Range, Reserved
 from esrm.core.ranges import FANOUT_UNSEARCHED, RangeMap
-from esrm.core.resources import Space, bounds
+from esrm.core.resources import Resource, Space, bounds, span
 from esrm.errors import AddressConflict, NotAllocated, OutOfRange
 
 BLOCKERS_MAX = 12
-"""A refusal names at most this many holders: it is an event, and an event is short, however long their names."""
+"""A refusal names at most this many holders, or pools: it is an event, and an event is short, however long their names.
+"""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -135,8 +136,7 @@ class Ledger:
                 return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
             if not self.covers(first, last):
                 return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
-        more = f" and {len(held) - BLOCKERS_MAX} more" if len(held) > BLOCKERS_MAX else ""
-        return AddressConflict(f"{where} is held by {', '.join(map(str, held[:BLOCKERS_MAX]))}{more}")
+        return AddressConflict(f"{where} is held by {_listed(held)}")
 
     def usage(self) -> Usage:
         """How full the pools are; what was taken beyond them by name does not count."""
@@ -155,12 +155,13 @@ class Ledger:
         """Neighbours join, except across the seams between pools that are kept apart."""
         source = self.source(first)
         source.release(first, last)
-        for seam in self.seams:
-            hole = source.at(seam)
-            if hole is not None and hole[0] < seam:
-                source.remove(hole[0])
-                source.insert(hole[0], seam - 1, None)
-                source.insert(seam, hole[1], None)
+        if not self.seams:
+            return
+        [(first, last, _)] = source.overlapping(first, last)
+        begun, ended = (bisect_right(self.pools, (end, self.space.last)) for end in (first, last))
+        for seam, _ in self.pools[begun:ended]:
+            source.carve(seam, last)
+            source.insert(seam, last, None)
 
     def source(self, first: int) -> RangeMap[None]:
         """Where a number comes from and returns to: the pools, or beyond them."""
@@ -188,11 +189,11 @@ class Ledger:
         return reach > last
 
     def _not_held(self, first: int, last: int, owner: str) -> str:
-        holders = ", ".join(map(str, self.holdings(first, last))) or "nobody"
+        holders = _listed([*self.holdings(first, last)]) or "nobody"
         return f"{owner} does not hold {self.space.value} {bounds(self.space, first, last)}; held there: {holders}"
 
     def _pools_text(self) -> str:
-        return ", ".join(bounds(self.space, *pool) for pool in self.pools) or f"no pool of {self.space.value}"
+        return _listed([bounds(self.space, *pool) for pool in self.pools]) or f"no pool of {self.space.value}"
 
 
 class Allocator:
@@ -218,10 +219,13 @@ class Allocator:
         line = self.platform.shared_irq if home is Space.LEGACY_IRQ else None
         return Ledger(home, self.platform.pools.get(home, ()), reserved, line)
 
-    def window(self, parent: str, space: Space, ranges: Iterable[Range]) -> Ledger:
-        """The ledger of the ranges that ``parent`` holds and its children share out among themselves."""
+    def window(self, parent: str, space: Space, held: Iterable[Resource]) -> Ledger | None:
+        """The ledger of what ``parent`` holds of a space, for its children to share out; None if it holds none."""
         windows = self._windows.setdefault(parent, {})
         if space not in windows:
+            ranges = [(first, last) for where, first, last in map(span, held) if where is space]
+            if not ranges:
+                return None
             windows[space] = Ledger(space, sorted(ranges), apart=True)
         return windows[space]
 
@@ -232,6 +236,11 @@ class Allocator:
     def usage(self) -> dict[Space, Usage]:
         """How full each space with a pool is."""
         return {space: self.ledger(space).usage() for space in self.platform.pools}
+
+
+def _listed(items: Sequence[object]) -> str:
+    more = f" and {len(items) - BLOCKERS_MAX} more" if len(items) > BLOCKERS_MAX else ""
+    return ", ".join(map(str, items[:BLOCKERS_MAX])) + more
 
 
 def _merged(ranges: Iterable[Range]) -> list[Range]:

@@ -68,12 +68,12 @@ def create(state: VmState, device: str, kind: str = "", parent: str | None = Non
     """
     if state.platform is None:
         raise Refused("this VM has not begun: use its ResourceManager with `async with`")
-    names.check("device", device)
-    names.check("kind", kind, empty=True)
+    device = names.check("device", device)
+    kind = names.check("kind", kind, empty=True)
     if device in state.devices:
         raise DuplicateDevice(f"{device} lives already, in phase {state.devices[device].phase.value}")
     if parent is not None:
-        state.device(parent)
+        parent = state.device(parent).name
     return [e.DeviceCreated(device, kind, parent)]
 
 
@@ -371,9 +371,13 @@ class _Outlook:
         """What serves a device: ``VmState.ledger``, but for what only the plan knows."""
         ancestors = self.state.ancestors(device.name) if device.parent is not None and space.nests else ()
         for name in ancestors:
-            ranges = [(low, high) for where, low, high in map(span, self.given.get(name, ())) if where is space]
-            if ranges:
-                return self._windows.setdefault((name, space), Ledger(space, sorted(ranges), apart=True))
+            window = self._windows.get((name, space))
+            if window is None:
+                ranges = [(low, high) for where, low, high in map(span, self.given.get(name, ())) if where is space]
+                if not ranges:
+                    continue
+                window = self._windows[name, space] = Ledger(space, sorted(ranges), apart=True)
+            return window
         return self.state.ledger(device, space)
 
 

@@ -52,7 +52,7 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
         free: how many numbers were free in it, in ``holes`` separate holes.
         hole_max: the largest hole. hole_max_aligned: the largest that is left of one after aligning its start.
         blockers: who held something in the window, at most ``BLOCKERS_MAX``, in address order.
-        releases: the fewest devices whose release would make it fit; empty if none would.
+        releases: the fewest devices whose release, with what lies inside them, would make it fit; empty if none would.
     """
 
     code: str
@@ -219,7 +219,7 @@ def encode(event: Event) -> bytes:
     if len(data) > EVENT_BYTES_MAX:
         raise TooLarge(
             f"{type(event).__name__} takes {len(data):,} bytes; an event has at most {EVENT_BYTES_MAX:,}. "
-            "Ask for less at once: fewer constraints a device, or smaller groups of KVM slots"
+            "Put less into one: fewer constraints, moves, pools or reserved ranges, or smaller groups of KVM slots"
         )
     return data
 

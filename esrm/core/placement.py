@@ -151,15 +151,19 @@ class Scratch:
         """
         wishes = [wish(constraint) for constraint in constraints]
         found: list[tuple[Resource, ...]] = [()] * len(wishes)
+        pages: dict[int, _Page] = {}  # of this request
         for index in sorted(range(len(wishes)), key=lambda i: not wishes[i].fixed):
             constraint, asked = constraints[index], wishes[index]
             book = ledger(constraint.space)
-            page = self._pages.setdefault(id(book), _Page(book))
+            page = pages.get(id(book))
+            if page is None:
+                page = pages[id(book)] = self._pages.setdefault(id(book), _Page(book))
+                page.begin()
             base = page.search(asked, self.platform.policy)
             if base is None:
                 error = refused(device, index, constraint, asked, page)
-                for page in self._pages.values():
-                    page.rub_out(device)
+                for page in pages.values():
+                    page.rub_out()
                 raise error
             found[index] = tuple(resources_at(constraint, base))
             for _, first, last in map(span, found[index]):
@@ -177,24 +181,29 @@ class _Page:
         self.shared: set[int] = set()
         self._reached: dict[Wish, int] = {}  # the same wish need not look again where it has found nothing
 
+    def begin(self) -> None:
+        """What is pencilled in from now on is of one request, and can be rubbed out."""
+        self._begun = len(self.holdings)
+        self._own: list[Range] = []  # what the request itself has made taken, and not joined in sharing
+        self._reached_before = dict(self._reached)
+
     def pencil_in(self, holding: Holding, *, shared: bool) -> None:
         """Enter what a device would hold."""
         self.holdings.append(holding)
         if shared and self._is_shared(holding.first):
             return
         self.taken.release(holding.first, holding.last)
+        self._own.append((holding.first, holding.last))
         if shared:
             self.shared.add(holding.first)
 
-    def rub_out(self, device: str) -> None:
-        """Forget what a device would have held."""
-        mine = [holding for holding in self.holdings if holding.owner == device]
-        self.holdings = [holding for holding in self.holdings if holding.owner != device]
-        for first, last in {(holding.first, holding.last) for holding in mine}:
-            if first not in self.book.shared and not any(holding.first == first for holding in self.holdings):
-                self.taken.carve(first, last)
-                self.shared.discard(first)
-        self._reached.clear()
+    def rub_out(self) -> None:
+        """Forget what the request would have held."""
+        del self.holdings[self._begun :]
+        for first, last in self._own:
+            self.taken.carve(first, last)
+            self.shared.discard(first)
+        self._reached = self._reached_before
 
     def search(self, asked: Wish, policy: Literal["first", "last"]) -> int | None:
         """Where there is a place for it: its first number."""

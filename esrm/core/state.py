@@ -208,9 +208,9 @@ class VmState:
         """What serves a device: the window of the nearest ancestor that holds addresses there, else the platform."""
         if space.nests and device.parent is not None:
             for name in self.ancestors(device.name):
-                ranges = [(low, high) for where, low, high in map(span, self.devices[name].allocated) if where is space]
-                if ranges:
-                    return self.allocator.window(name, space, ranges)
+                window = self.allocator.window(name, space, self.devices[name].allocated)
+                if window is not None:
+                    return window
         return self.allocator.ledger(space)
 
     def _take(self, device: DeviceState) -> None:

@@ -74,7 +74,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(random.Random(0).randbytes(20_000)),
     "garbage behind the header": lambda path: damage(path, 100, random.Random(1).randbytes(10_000)),
     "garbage in the middle": lambda path: damage(path, path.stat().st_size // 2, random.Random(2).randbytes(2_000)),
-    "zeros at the end": lambda path: damage(path, path.stat().st_size - 6_000, bytes(6_000)),
+    "zeros at the end": lambda path: damage(path, path.stat().st_size - 8_192, bytes(8_192)),
     "without tables": altered("DROP TABLE cache; DROP TABLE snapshots"),
     "without a table": altered("DROP TABLE nested"),
     "without heads": altered("DELETE FROM vms"),

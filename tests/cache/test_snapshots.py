@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import given
 from stories import audit
 from strategies import bounded, dice
-from told import VM, cache, in_memory, on_disk, replayed
+from told import VM, cache, in_memory, life, log_of, on_disk, replayed
 
 import esrm
-from esrm import Past, open_reader, open_store
+from esrm import Past, cli, open_reader, open_store
 from esrm.cache import file, snapshots
+from esrm.core import events as e
 from esrm.stores.memory import MemoryReader
 
 
@@ -62,10 +64,11 @@ def test_a_question_folds_a_stride_at_most(tmp_path: Path, monkeypatch: pytest.M
             yield payload
 
     monkeypatch.setattr(MemoryReader, "payloads", counted)
+    heaviest = snapshots.STRIDE_MIN
     for revision in range(past.head() + 1):
         folded.append(0)
-        devices = len(past.at(revision).devices)
-        assert folded[-1] <= max(snapshots.STRIDE_MIN, devices + 5)
+        heaviest = max(heaviest, snapshots._weight(past.at(revision)))
+        assert folded[-1] <= heaviest + 5
     assert sum(folded) > past.head()  # something was counted
 
 
@@ -80,13 +83,39 @@ def test_without_a_place_it_is_plain_replay(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_many_devices_lie_further_apart(tmp_path: Path):
-    """A state that takes long to read is kept less often: as many events apart as there are devices."""
+    """A state that takes long to read is kept less often: as many events apart as there are things in it."""
     reader = in_memory(random.Random(6), 0, tmp_path / "cache")
     few, many = esrm.VmState(), esrm.VmState()
-    many.devices = {str(n): esrm.core.state.DeviceState(str(n), "", None, esrm.Phase.CREATED) for n in range(50)}
+    held = (esrm.MmioConstraint(1), esrm.PioConstraint(1)), (esrm.MmioAddressRange(0, 1), esrm.PioAddressRange(0, 1))
+    many.devices = {str(n): esrm.core.state.DeviceState(str(n), "", None, esrm.Phase.CREATED, *held) for n in range(50)}
     few.revision = many.revision = 3
     assert snapshots.Snapshots(reader, VM, 3).stride(few) == 5
-    assert snapshots.Snapshots(reader, VM, 3).stride(many) == 50
+    assert snapshots.Snapshots(reader, VM, 3).stride(many) == 250
+
+
+@pytest.mark.parametrize("held", [1, 40])
+def test_snapshots_stay_below_a_tenth_of_the_log(tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch):
+    """Whether devices hold little or much: of a log in which nothing but their phase changes, no more is kept."""
+    monkeypatch.setattr(snapshots, "STRIDE_MIN", 200)
+    names = [f"dev{n}" for n in range(20)]
+    events: list[e.Event] = [e.VmCreated(esrm.platforms.get("x86_64"))]
+    dice = random.Random(held)
+    for n, name in enumerate(names):
+        bars = [
+            esrm.MmioAddressRange(n << 58 | i << 50 | dice.getrandbits(49), dice.getrandbits(20) + 1)
+            for i in range(held)
+        ]
+        events += [*life(name, *bars), e.ResourcesAssigned(name)]
+    for _ in range(max(40, 4 * held)):
+        events += [phase(name) for name in names for phase in (e.DeviceRegistered, e.DeviceUnregistered)]
+    log_of(events, tmp_path / "cache", f"sqlite:{tmp_path / 'vm.db'}").close()
+    with open_reader(f"sqlite:{tmp_path / 'vm.db'}") as reader:
+        assert Past(reader, VM).at() == esrm.replay(events)
+        [(kept, size)] = (
+            file.look(reader.beside, lambda fetch: fetch("SELECT count(*), sum(length(body)) FROM snapshots")) or []
+        )
+    assert kept > 2
+    assert size < (tmp_path / "vm.db").stat().st_size / 10
 
 
 def test_a_short_log_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -136,6 +165,31 @@ def test_another_reducer_is_not_believed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(snapshots, "STRIDE_MIN", 5)
     assert [Past(reader, VM).at(n) for n in range(len(states))] == states
     assert snapshots.Snapshots(reader, VM).nearest(30).revision > 0
+
+
+def test_verify_replays_without_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Somebody who may write the file puts a layout there that never was: `esrm verify` says of the log what is true;
+    and when the file is deleted, so do all others.
+    """
+    path = on_disk(tmp_path / "vm.db")
+    with open_reader(f"sqlite:{path}") as reader:
+        past, end = Past(reader, VM), Past(reader, VM).head()
+        true = past.at()
+
+        def forge(fetch: file.Fetch) -> None:
+            for vm, revision, body in fetch("SELECT vm, revision, body FROM snapshots"):
+                state = snapshots.unpacked(VM, revision, body)
+                state.devices["forged"] = esrm.core.state.DeviceState("forged", "", None, esrm.Phase.CREATED)
+                body = snapshots.packed(VM, state)
+                fetch("UPDATE snapshots SET body = ? WHERE vm = ? AND revision = ?", body, vm, revision)
+
+        assert file.keep(reader.beside, forge)
+        assert "forged" in past.at().devices
+        assert cli.run(["verify", "--store", str(path), "--json"]) == 0
+        [told] = json.loads(capsys.readouterr().out)["vms"]
+        assert (told["revision"], told["devices"]) == (end, len(true.devices))
+        cache(path).unlink()
+        assert past.at() == true
 
 
 def test_damage_in_a_body_is_seen(tmp_path: Path):

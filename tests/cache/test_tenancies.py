@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import U64, bounded, dice, numbers
-from told import VM, addresses, in_memory, replayed
+from told import VM, addresses, in_memory, life, log_of, replayed
 
 import esrm
 from esrm import Past, Space
@@ -105,29 +106,6 @@ def test_it_goes_on_where_it_ended(tmp_path: Path):
         assert ended == growing.end
 
 
-def log_of(events: list[e.Event], beside: Path) -> Any:
-    """A log of these events."""
-    import anyio
-
-    async def main() -> Any:
-        async with esrm.open_store("memory:") as store:
-            ids, last = esrm.manager.Uuid7(), -1
-            for start in range(0, len(events), 10_000):
-                page = [esrm.Draft(event=event, id=ids(1), time_ns=1) for event in events[start : start + 10_000]]
-                await store.append(VM, page, expected=last)
-                last += len(page)
-            reader = store.reader()
-            reader.beside = beside
-            return reader
-
-    return anyio.run(main)
-
-
-def life(name: str, *held: esrm.Resource, parent: str | None = None) -> list[e.Event]:
-    """How a device comes to hold something."""
-    return [e.DeviceCreated(name, "", parent), e.ConstraintsDeclared(name), e.ResourcesAllocated(name, held)]
-
-
 def death(name: str, *held: esrm.Resource) -> list[e.Event]:
     """How it ends."""
     return [e.ResourcesReleased(name, held), e.DeviceRemoved(name)]
@@ -202,3 +180,25 @@ def test_a_changed_entry_costs_the_cache_and_no_answer(tmp_path: Path, damage: s
         for revision in (10, 30, past.head()):
             assert past.blame(space, address, revision) == past._blame(space, address, revision)
     assert file.look(reader.beside, lambda fetch: fetch("SELECT count(*) FROM vms WHERE revision > 30")) == [(1,)]
+
+
+def test_an_index_that_cannot_be_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The cache's file can be written, but where the index stands it cannot be read: replay answers, soon."""
+    growing = Growing(in_memory(random.Random(4), 40, tmp_path / "cache"))
+    states = replayed(growing.reader)
+    growing.end = len(states) // 2
+    Past(growing, VM).blame(Space.PIO, 0x100)  # type: ignore[arg-type]
+    growing.end = len(states) - 1
+    rounds: list[int] = []
+
+    def unreadable(*_: Any) -> Any:
+        rounds.append(1)
+        assert len(rounds) < 5, "it goes round and round"
+        raise apsw.IOError("disk I/O error")
+
+    monkeypatch.setattr(tenancies._Index, "load", unreadable)
+    past = Past(growing, VM)  # type: ignore[arg-type]
+    for space, address in sorted(addresses(states[-1:]), key=str)[:3]:
+        rounds.clear()
+        assert past.blame(space, address) == past._blame(space, address, growing.end)
+        assert rounds

@@ -12,6 +12,7 @@ from stories import TINY, Clock, turn
 
 import esrm
 from esrm import Past, ResourceManager, Space, open_reader, open_store
+from esrm.core import events as e
 from esrm.core.resources import span
 
 VM = "web-1"
@@ -42,6 +43,28 @@ def on_disk(path: Path, seed: int = 1, turns: int = 60) -> Path:
     tell(f"sqlite:{path}", random.Random(seed), turns).close()
     cache(path).unlink(missing_ok=True)
     return path
+
+
+def log_of(events: list[e.Event], beside: Path, url: str = "memory:") -> Any:
+    """A log of these events."""
+
+    async def main() -> Any:
+        async with open_store(url) as store:
+            ids, last = esrm.manager.Uuid7(), -1
+            for start in range(0, len(events), 10_000):
+                page = [esrm.Draft(event=event, id=ids(1), time_ns=1) for event in events[start : start + 10_000]]
+                await store.append(VM, page, expected=last)
+                last += len(page)
+            reader = store.reader()
+            reader.beside = beside
+            return reader
+
+    return anyio.run(main)
+
+
+def life(name: str, *held: esrm.Resource, parent: str | None = None) -> list[e.Event]:
+    """How a device comes to hold something."""
+    return [e.DeviceCreated(name, "", parent), e.ConstraintsDeclared(name), e.ResourcesAllocated(name, held)]
 
 
 def cache(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,3 +58,20 @@ def tried(decision: Callable[..., list[esrm.Event]], *args: Any) -> list[esrm.Ev
 def spans(resources: list[Any]) -> list[tuple[int, int]]:
     """The first and the last number of each resource."""
     return [span(resource)[1:] for resource in resources]
+
+
+def calls(action: Callable[[], object]) -> int:
+    """How many functions, in Python and in C, run until an action has ended."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return count

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from model import SUBJECTS, Model, No, World, runs, small_world, wish
 from strategies import bounded, dice, scaled
-from telling import declared, do, give, spans, take_back, tried, vm
+from telling import calls, declared, do, give, spans, take_back, tried, vm
 
 import esrm
 from esrm import (
@@ -223,6 +223,25 @@ def test_windows_that_touch_are_two() -> None:
     assert list(book.free) == [(15, 15, None), (16, 31, None)]
     with pytest.raises(NoSpace):
         give(state, "two", PioConstraint(2, (15, 16)), parent="bridge")
+
+
+def test_a_bridge_with_a_thousand_windows() -> None:
+    """Neither opening its windows nor giving back in one of them looks at the others; and all stay apart."""
+    windows = [(at * 16, at * 16 + 15) for at in range(1000)]
+    halves = [(first + half, first + half + 7) for first, _ in windows for half in (0, 8)]
+    book = Ledger(Space.PIO, windows, apart=True)
+    for first, last in halves:
+        book.take(first, last, "card")
+    Random(3).shuffle(halves)
+    assert max(calls(lambda half=half: book.give(*half, "card")) for half in halves) < 150
+    assert list(book.free) == [(*window, None) for window in windows]
+    book.free._check()
+    few, many = (calls(lambda n=n: Ledger(Space.PIO, windows[:n], apart=True)) for n in (100, 1000))
+    assert many < 20 * few
+    state = vm({Space.PIO: [(0, 0x3FFF)]})
+    give(state, "bridge", *[PioConstraint(16)] * 1000)
+    give(state, "card", PioConstraint(4), parent="bridge")
+    assert calls(lambda: state.ledger(state.devices["card"], Space.PIO)) < 20
 
 
 def test_the_full_width_with_walls_at_both_ends() -> None:

@@ -170,7 +170,6 @@ def test_malformed_and_foreign_documents_are_corrupt(data: bytes) -> None:
         b"[" * 1_000_000,
         b'{"type":' * 100_000,
         b'{"type":"DeviceCreated","device":"a","x":' + b"[" * 60_000,
-        b'{"type":"DeviceCreated","device":"a","x":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
         b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b',"type":"Mystery"}',
         b'{"type":"' + b"\xff" * 10 + b'"}',
         b'{"type":"DeviceCreated","device":"\xed\xa0\x80"}',
@@ -186,11 +185,22 @@ def test_malformed_and_foreign_documents_are_corrupt(data: bytes) -> None:
         + b"x" * EVENT_BYTES_MAX
         + b'"}',  # nothing wrong but its length
     ],
-    ids=range(16),
+    ids=range(15),
 )
 def test_hostile_bytes_are_corrupt(data: bytes) -> None:
     """Deep, broken or huge: one clear error, soon."""
     corrupt(data)
+
+
+def test_depth_in_a_field_that_nobody_knows() -> None:
+    """It is passed over, or refused where the interpreter cannot reach so deep (before 3.14): never a crash."""
+    data = b'{"type":"DeviceCreated","device":"a","x":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+    said = ""
+    try:
+        assert decode(data) == wire.DeviceCreated("a")
+    except Corrupt as refused:
+        said = str(refused)
+    assert len(said) < 500
 
 
 @given(st.binary(max_size=200))
@@ -232,7 +242,7 @@ def test_an_event_is_short() -> None:
     longest = esrm.DeviceCreated("a", kind="k" * (EVENT_BYTES_MAX - empty))
     assert len(encode(longest)) == EVENT_BYTES_MAX == 65_535
     assert decode(encode(longest)) == longest
-    with pytest.raises(TooLarge, match=r"DeviceCreated takes 65,536 bytes; an event has at most 65,535\. Ask for less"):
+    with pytest.raises(TooLarge, match=r"DeviceCreated takes 65,536 bytes; an event has at most 65,535\. Put less"):
         encode(esrm.DeviceCreated("a", kind="k" * (EVENT_BYTES_MAX - empty + 1)))
     with pytest.raises(TooLarge, match="10,0"):
         encode(esrm.DeviceCreated("d" * 10_000_000))

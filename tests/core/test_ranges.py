@@ -359,7 +359,7 @@ def test_only_the_latest_masks_are_kept_up() -> None:
     for index in range(500):
         free.release(index * 0x100 + index % 7, index * 0x100 + 0x80)
     assert not free._masks
-    for mask in [2**bits - 1 for bits in range(20)] * 2:
+    for mask in [2**bits - 1 for bits in range(40)] * 2:
         expected = min(a for i in range(500) if (a := i * 0x100 + i % 7 + mask & ~mask) <= i * 0x100 + 0x79)
         assert free.first_fit(8, mask, 0, 2**64 - 1) == expected
         assert 0 in free._masks  # the oldest, but never the least recently used
@@ -517,6 +517,18 @@ def test_searching_behind_useless_holes_is_logarithmic(crowd: tuple[RangeMap[Non
         assert lines(lambda high=high: free.last_fit(0x1000, mask, 0x1001, high)) <= bound
     assert free.first_fit(0x3000, mask, 0, end) is None
     assert lines(lambda: free.first_fit(0x3000, mask, 0, end)) <= bound
+
+
+def test_all_alignments_of_a_machine_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks with 32 alignments, again and again, waits for each once."""
+    free, searched = crowded(2000, 0x800, 0x7FF), list[int]()
+    masks = [2**bits - 1 for bits in range(32)]
+    rooms = ranges._rooms
+    monkeypatch.setattr(ranges, "_rooms", lambda node, mask: searched.append(mask) or rooms(node, mask))
+    for mask in masks * 3:
+        free.first_fit(0x1000, mask, 0x800, 2**64 - 1)
+    nodes = sum(1 for _ in ranges._nodes(free._root))
+    assert searched == [mask for mask in masks for _ in range(nodes)]
 
 
 def test_changing_a_crowded_map_is_logarithmic(crowd: tuple[RangeMap[None], int, int]) -> None:

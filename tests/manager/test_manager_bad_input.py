@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,22 @@ async def test_what_is_no_constraint(url: str):
                 await vm.declare("net0", [wrong])
             assert len(str(caught.value)) < 300
         assert await store.head() == 2
+
+
+class Names(StrEnum):
+    """Names as programs like to keep them."""
+
+    DEVICE, KIND, BRIDGE = "net0", "virtio-net", "bridge0"
+
+
+async def test_names_from_an_enumeration_are_kept_as_text(url: str):
+    """What the state, the log and its readers have is plain text, so that it is the same for all of them."""
+    async with open_store(url) as store, ResourceManager(store, vm=Names.BRIDGE, actor=Names.KIND) as vm:
+        await vm.create(Names.BRIDGE)
+        await vm.create(Names.DEVICE, kind=Names.KIND, parent=Names.BRIDGE)
+        found = vm.state.devices["net0"]
+        assert {type(text) for text in (*vm.state.devices, found.name, found.kind, found.parent)} == {str}
+        await agree(store, vm)
 
 
 async def test_a_store_that_is_not_open(tmp_path: Path):
