@@ -54,7 +54,7 @@ class Refused(EsrmError):
 
 
 class InvalidConstraint(Refused, ValueError):
-    """A constraint or resource that no machine could meet; the message names the field."""
+    """A constraint or resource with a field that no space has room for, or that contradicts itself; it is named."""
 
 
 class InvalidPlatform(Refused, ValueError):

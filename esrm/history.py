@@ -120,7 +120,7 @@ class Past:
         that time (UTC unless it has a zone; a fraction of a second covers all that begins with its digits), or a
         record's id.
         """
-        head = self.head()
+        head, shown = self.head(), moment
         if (time := _time_of(moment)) is not None:
             return self._at_time(time[1], str(moment))
         if isinstance(moment, str):
@@ -134,8 +134,19 @@ class Past:
             else:
                 moment = _parse_number(moment, moment)
         if not isinstance(moment, int) or not 0 <= moment <= head:
-            raise UnknownMoment(f"{self.vm} has revisions 0-{head}; there is no {moment}")
+            raise UnknownMoment(f"{self.vm} has revisions 0-{head}; there is no {shown}")
         return moment
+
+    def first_since(self, moment: Moment) -> int:
+        """The revision from which on a log shows what happened since a moment.
+
+        As ``revision``, but a time means the first record at or after it, or the revision behind the head if there is
+        none yet.
+        """
+        if (time := _time_of(moment)) is None:
+            return self.revision(moment)
+        self.head()
+        return self._reader.revision_at_time(self.vm, time[0] - 1) + 1
 
     def at(
         self, revision: Moment | None = None, *, time: datetime | int | None = None, position: int | None = None
@@ -204,7 +215,7 @@ class Past:
         """
         if type is not None and type not in e.TYPES:
             raise UnknownMoment(f"no event type {type!r:.80}; {suggestion(type, e.TYPES)}")
-        first, last = self._since(since), self.revision(until)
+        first, last = self.first_since(since), self.revision(until)
         while first <= last:
             page = self._reader.read(self.vm, first - 1, min(1000, last - first + 1))
             if not page:
@@ -242,10 +253,6 @@ class Past:
         if found < 0:
             raise UnknownMoment(f"{self.vm} had not begun at position {position}")
         return found
-
-    def _since(self, moment: Moment) -> int:
-        time = _time_of(moment)
-        return self.revision(moment) if time is None else self._reader.revision_at_time(self.vm, time[0] - 1) + 1
 
     def _at_time(self, time: datetime | int, shown: str) -> int:
         self.head()

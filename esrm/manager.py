@@ -94,8 +94,8 @@ class ResourceManager:
 
     Use it with ``async with``: an existing VM is replayed from its log, a new one begins on ``platform``.
     Any number of tasks may use one manager; their steps take turns. Two managers of one VM are safe: whoever appends
-    second gets ``Conflict``, has then read what the other wrote, and may ask again. Before one refuses, it looks whether
-    the other has made possible what was asked.
+    second gets ``Conflict``, has then read what the other wrote, and may ask again. Before one refuses, it looks
+    whether the other has made possible what was asked.
 
     Args:
         store: an open store.

@@ -42,7 +42,7 @@ def open_store(
         from esrm.stores.sqlite import SqliteStore
 
         return SqliteStore(path, events, synchronous=synchronous, anchor=anchor, inline_ms=inline_ms)
-    raise _unknown(url)
+    raise StoreError(f"{url!r:.200} names no store; a store is one of {', '.join(SCHEMES)}")
 
 
 def open_reader(url: str) -> Reader[events.Event]:
@@ -52,13 +52,18 @@ def open_reader(url: str) -> Reader[events.Event]:
         StoreError: an unknown scheme (``memory:`` has nothing that outlives its process), or a file that is missing,
             foreign or unreadable.
     """
+    from esrm.stores.sqlite import SqliteReader
+
+    return SqliteReader(lasting(url), events)
+
+
+def lasting(url: str) -> str:
+    """The path of a store that outlives its process.
+
+    Raises:
+        StoreError: the URL names none.
+    """
     scheme, _, path = url.partition(":")
     if scheme == "sqlite" and path:
-        from esrm.stores.sqlite import SqliteReader
-
-        return SqliteReader(path, events)
-    raise _unknown(url)
-
-
-def _unknown(url: str) -> StoreError:
-    return StoreError(f"{url!r:.200} names no store; a store is one of {', '.join(SCHEMES)}")
+        return path
+    raise StoreError(f"{url!r:.200} names no store that outlives its process; sqlite:PATH does")

@@ -3,8 +3,9 @@
 It decides what commands there are, and what their exit codes mean; both once, here. A command is one small module,
 imported when it is used: ``esrm --help`` imports none of them, and no reading command starts an event loop.
 
-Exit codes: 0 all is well; 1 a difference (``diff``), nobody (``blame``) or never (``bisect``), as ``grep`` and ``diff``
-have it; 2 asked wrongly; 3 the store cannot be read, or is not what was written; 4 somebody else wrote first.
+Exit codes: 0 all is well; 1 a difference (``diff``), nobody (``blame``), never (``bisect``), as ``grep`` and ``diff``
+have it, and a no to ``doctor --adopt``; 2 asked wrongly; 3 the store cannot be read, or is not what was written; 4
+somebody else wrote first.
 
 Next: ``options.py``, what every command is asked with; ``output.py``, how every answer looks.
 """
@@ -84,8 +85,9 @@ REV is a moment:   7                       a revision
                    @{2026-11-22T07:00}     the last one at or before a time (UTC)
                    0199f3...               a record's id, in full
 Exit codes:        0  well                 2  asked wrongly
-                   1  a difference, or     3  the store is unreadable or corrupt
-                      nothing found        4  somebody else wrote first
+                   1  diff: a difference   3  the store is unreadable or corrupt
+                      blame: nobody        4  somebody else wrote first
+                      bisect: never
 Environment:       ESRM_STORE, ESRM_VM, ESRM_LOG_LIMIT ...: every option has a variable.
                    NO_COLOR is honoured.
 """
@@ -172,7 +174,9 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _say(error: BaseException) -> None:
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = str(error)
+    if isinstance(error, click.ClickException):
+        message = error.format_message().replace("\n\t", " ")  # click lists the choices below one another
     click.echo(f"esrm: {printable(message)}", err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import click
 
+from esrm.cli.files import read, write
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
-from esrm.cli.trust import chosen_origin, origin_option, output_option, read, signing_key, write
+from esrm.cli.trust import chosen_origin, origin_option, output_option, signing_key
 from esrm.errors import Corrupt, Unproven
 from esrm.proofs import Checkpoint, Request, consistency_ranges, tree_roots
 from esrm.proofs.checkpoint import number
@@ -65,4 +66,7 @@ def command(asked: Asked, key: str, since: str | None, origin: str | None, outpu
 
 def _read(path: str) -> Checkpoint:
     """A checkpoint of one's own, which nobody needs to be convinced of."""
-    return Checkpoint.parse(parse(read(path)).text)
+    try:
+        return Checkpoint.parse(parse(read(path)).text)
+    except FileNotFoundError:
+        raise click.UsageError(f"--since: {path!r:.80} is neither a number of records nor a file") from None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from esrm.cli.files import read, writing
 from esrm.cli.options import Asked, common
-from esrm.cli.trust import output_option, read, signing_key, verifier_keys, vkey_option, writing
+from esrm.cli.trust import output_option, signing_key, verifier_keys, vkey_option
 from esrm.proofs import Request, Witness
 
 

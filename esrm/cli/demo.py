@@ -21,7 +21,9 @@ import click
 
 from esrm import cli
 from esrm.cli import demo_devices as devices
+from esrm.cli.files import replacing_only
 from esrm.cli.output import line, paint
+from esrm.cli.page import is_page
 from esrm.cli.wording import device as told
 from esrm.devices import Device
 from esrm.errors import EsrmError, Refused
@@ -40,7 +42,8 @@ Act = Callable[[ResourceManager], Coroutine[Any, Any, None]]
 @click.option("--store", type=click.Path(dir_okay=False), default="esrm-demo.db", show_default=True, metavar="PATH",
               help="The SQLite file to write; one of an earlier demo is replaced.")  # fmt: skip
 @click.option("--page", type=click.Path(dir_okay=False), default="esrm-demo.html", show_default=True, metavar="PATH",
-              help="The HTML page to write.")  # fmt: skip
+              callback=replacing_only("an esrm page", is_page),
+              help="The HTML page to write; one that exists is replaced.")  # fmt: skip
 @click.option("--fast", is_flag=True, help="Do not pause between the steps.")
 def command(store: str, page: str, fast: bool) -> None:
     """Boot, fill, crash and explain a small VM.

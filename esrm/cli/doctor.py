@@ -54,6 +54,8 @@ def command(ctx: click.Context, asked: Asked, file: str | None, no_write: bool, 
     if scheme != "sqlite":
         raise StoreError(f"{asked.url!r:.200} is no file to look at; name one, such as vm.db")
     path = Path(name).absolute()
+    if adopt and no_write:
+        raise click.UsageError("--adopt writes a head file, --no-write nothing: only one of them can be")
     if adopt:
         ctx.exit(_adopt(asked, located(path), yes))
     if yes:

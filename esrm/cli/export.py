@@ -6,6 +6,7 @@ can recompute the chain (``stores/chain.py`` says how). So there are no added fi
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterable, Iterator
 from typing import IO
@@ -13,6 +14,7 @@ from typing import IO
 import click
 import msgspec
 
+from esrm.cli.files import output_option, writing
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
 from esrm.core import events
@@ -22,19 +24,17 @@ from esrm.stores.records import decoded
 TICK = 1000
 
 
+def _is_export(data: bytes) -> bool:
+    """Whether a file begins as an export does, in either format."""
+    return data.startswith((b'{"position":', b"position,vm,revision,id,"))
+
+
 @click.command("export")
 @click.option(
     "--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="What to write."
 )
 @click.option("--after", type=click.IntRange(min=0), metavar="POSITION", help="Only what stands behind this position.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    default="-",
-    metavar="FILE",
-    help="Where to; by default stdout.",
-)
+@output_option("an esrm export", _is_export)
 @common(formats=False)
 def command(asked: Asked, form: str, after: int | None, output: str) -> None:
     """Write all records as JSON lines or CSV.
@@ -50,8 +50,7 @@ def command(asked: Asked, form: str, after: int | None, output: str) -> None:
         asked.past.head()  # raises if there is no such VM, and names those there are
     total = asked.reader.head()
     write = _write_jsonl if form == "jsonl" else _write_csv
-    # The file is opened only now: none is left behind by an export that cannot begin.
-    with click.open_file(output, "w", encoding="utf-8") as file, Progress("exporting", total) as tick:
+    with writing(output) as file, Progress("exporting", total) as tick:
         write(file, _records(asked, after, tick))
 
 
@@ -87,13 +86,13 @@ def _records(asked: Asked, after: int | None, tick: Progress) -> Iterator[Export
         )  # fmt: skip
 
 
-def _write_jsonl(file: IO[str], records: Iterable[Exported]) -> None:
+def _write_jsonl(file: IO[bytes], records: Iterable[Exported]) -> None:
     encode = msgspec.json.Encoder().encode
-    file.writelines(f"{encode(record).decode()}\n" for record in records)
+    file.writelines(encode(record) + b"\n" for record in records)
 
 
-def _write_csv(file: IO[str], records: Iterable[Exported]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+def _write_csv(file: IO[bytes], records: Iterable[Exported]) -> None:
+    writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
     writer.writerow(Exported.__struct_fields__)
     for record in records:
         *before, event, seal = msgspec.structs.astuple(record)

@@ -14,9 +14,10 @@ from msgspec import to_builtins
 
 from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
+from esrm.names import check
 
 if TYPE_CHECKING:
-    from esrm.importers.linux import Imported
+    from esrm.importers.linux import Found, Imported
 
 
 @click.group("import")
@@ -45,10 +46,15 @@ def linux(asked: Asked, root: str) -> None:
     sudo esrm import linux --store sqlite:thishost.db
     esrm --store thishost.db map
     """
+    # Late, so that the help of this command is as quick as any other's.
     import anyio
 
-    vm = asked.vm_option or Path(root).resolve().name or os.uname().nodename
-    result = anyio.run(_import, asked.url, vm, root)
+    from esrm.importers.linux import read
+    from esrm.opening import lasting
+
+    vm = check("the VM's name (--vm)", asked.vm_option or Path(root).resolve().name or os.uname().nodename)
+    lasting(asked.url)
+    result = anyio.run(_import, asked.url, vm, read(root))  # read before a store is made, which a refusal would leave
 
     def text() -> None:
         for mark, (names, colour) in _marked(result).items():
@@ -66,10 +72,9 @@ def _marked(result: Imported) -> dict[str, tuple[tuple[str, ...], str]]:
     return {"+": (result.added, "green"), "-": (result.removed, "red"), "~": (result.changed, "yellow")}
 
 
-async def _import(url: str, vm: str, root: str) -> Imported:
-    # Late, so that the help of this command is as quick as any other's.
-    from esrm.importers import linux
+async def _import(url: str, vm: str, found: Found) -> Imported:
+    from esrm.importers.linux import record
     from esrm.opening import open_store
 
     async with open_store(url) as store:
-        return await linux.import_machine(store, vm=vm, root=root)
+        return await record(store, found, vm=vm)

@@ -27,7 +27,7 @@ TYPES = [kind.__name__ for kind in get_args(e.Event)]
 @click.option("--type", "kind", type=click.Choice(TYPES), metavar="EVENT", help="Only this event.")
 @click.option("--actor", metavar="NAME", help="Only what this actor did.")
 @click.option("--correlation", metavar="ID", help="Only what was part of this.")
-@click.option("--since", metavar="REV", default="0", help="From this moment on.")
+@click.option("--since", metavar="REV", default="0", help="From this moment on, or from the first record after it.")
 @click.option("--until", metavar="REV", default="@", help="Up to this moment.")
 @click.option("-n", "--limit", type=click.IntRange(min=0), metavar="N", help="At most N records, the newest.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
@@ -45,15 +45,27 @@ def command(
     esrm log --since '@{2026-11-22T07:00}' --jsonl
     """
     past = asked.past
-    first, last = past.revision(since), past.revision(until)
+    first, last = past.first_since(since), past.revision(until)
     matching = {**conditions, "type": kind}
-    if not reverse:
-        found: Iterable[Record[e.Event]] = islice(_backward(past, first, last, matching), limit)
-    elif limit is None:
+    if first > last:  # such as since a time that is still to come
+        found: Iterable[Record[e.Event]] = ()
+    elif reverse and limit is None:
         found = past.log(since=first, until=last, **matching)
     else:
-        found = reversed(list(islice(_backward(past, first, last, matching), limit)))
+        found = islice(_backward(past, first, last, matching), limit)
+        found = reversed(list(found)) if reverse else found
+    if conditions["device"] is not None:
+        found = _about(past, conditions["device"], found)
     asked.answer(map(wire.record, found), lambda: print_records(found))
+
+
+def _about(past: Past, device: str, found: Iterable[Record[e.Event]]) -> Iterator[Record[e.Event]]:
+    """The same records; but to find none about a device that never was is an error, not an answer."""
+    record = None
+    for record in found:
+        yield record
+    if record is None:
+        past.timeline(device)
 
 
 def print_records(records: Iterable[Record[e.Event]], *, vms: bool = False) -> None:

@@ -22,6 +22,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import NotRequired, TypedDict
 
+_FIRST = b"<!doctype html>\n<!--\n  A VM's address map over time, in a browser"
 # What could open or end an element, a comment or an entity, or (to older tools) a line of JavaScript.
 _HOSTILE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -107,6 +108,11 @@ def render(document: Mapping[str, object]) -> str:
     }
     # One pass, so that a device called @SCRIPT@ is only a device.
     return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], page)
+
+
+def is_page(data: bytes) -> bool:
+    """Whether a file begins as our pages do."""
+    return data.startswith(_FIRST)
 
 
 def _inert(document: Mapping[str, object]) -> str:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import click
 
+from esrm.cli.files import output_option, write
 from esrm.cli.options import Asked, common
 from esrm.cli.output import line
+from esrm.cli.page import is_page
 
 
 @click.command("page")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    default="esrm.html",
-    show_default=True,
-    metavar="FILE",
-    help="Where to; - is stdout.",
-)
+@output_option("an esrm page", is_page, default="esrm.html")
 @common(formats=False)
 def command(asked: Asked, output: str) -> None:
     """Write the address map over time as one HTML page.
@@ -29,7 +23,6 @@ def command(asked: Asked, output: str) -> None:
     from esrm.cli.page import render
 
     page = render(build(asked.past))
-    with click.open_file(output, "w", encoding="utf-8") as file:
-        file.write(page)
+    write(output, page)
     if output != "-":
         line(f"{output}: {len(page) // 1024} KiB; open it in a browser")

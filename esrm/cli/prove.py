@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from esrm.cli.files import read, write
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
-from esrm.cli.trust import chosen_origin, origin_option, output_option, read, signing_key, write
+from esrm.cli.trust import chosen_origin, origin_option, output_option, signing_key
 from esrm.errors import Corrupt, Unproven
 from esrm.proofs import (
     Checkpoint,
@@ -27,7 +28,7 @@ from esrm.stores.chain import GENESIS, cut
     help="The checkpoint to prove it by; with a witness's signature best.",
 )  # fmt: skip
 @click.option("--key", type=click.Path(dir_okay=False), metavar="FILE", help="Or the key that signs a new one.")
-@origin_option("With --key: the log's name; by default the key's name, a slash, and the VM's.")
+@origin_option("The log that the checkpoint must be of; of a new one by default the key's name, a slash, and the VM's.")
 @output_option()
 @common(formats=False)
 def command(
@@ -43,13 +44,18 @@ def command(
     esrm prove @ --key host.key
     """
     if (checkpoint is None) == (key is None):
-        raise click.UsageError("a receipt needs a checkpoint: --checkpoint FILE, or --key FILE to sign a new one")
+        given = "neither is" if key is None else "both are"
+        raise click.UsageError(
+            f"a receipt needs one checkpoint: --checkpoint FILE, or --key FILE to sign a new one; {given} given"
+        )
     if fault := cut(asked.reader):
         raise Corrupt(f"nothing is proven: {fault}")
     revision = asked.past.revision(rev)
     if checkpoint is not None:
         note = parse(read(checkpoint))
         known = Checkpoint.parse(note.text)
+        if origin not in (None, known.origin):
+            raise Unproven(f"{checkpoint} is a checkpoint of {known.origin}, not of {origin}")
         root, receipt = _proven(asked, revision, known.size, note)
         if root != known.root:
             raise Unproven(f"the first {known.size} records of {asked.vm} are not those of {known.origin}, as signed")

@@ -1,31 +1,27 @@
-"""What the commands about proofs share: whom to believe, and texts that are read from one place and written to another.
+"""What the commands about proofs share: whom to believe, by what name to sign, and what a proof is that they replace.
 
 Separate from ``options.py``, because only those commands need a key. Next: ``checkpoint.py``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from esrm.cli import files
 from esrm.cli.output import join, printable
-from esrm.errors import Malformed, Refused
+from esrm.errors import Malformed
 
 if TYPE_CHECKING:
     from esrm.proofs import Opened, SigningKey, VerifierKey
 
-READ_MAX = 3_000_000
-"""Bytes that are read of a file, at most: more than any note, receipt or request may have."""
-
-_is_key = re.compile(r"[^+\s]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+").fullmatch
+_is_key = re.compile(r"PRIVATE\+KEY\+.*|[^+\s]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+", re.DOTALL).fullmatch
 
 
 def vkey_option(help: str, *, required: bool = False) -> Callable[[Any], Any]:
@@ -51,35 +47,18 @@ def chosen_origin(origin: str | None, key: SigningKey, vm: str) -> str:
 
 
 def output_option() -> Callable[[Any], Any]:
-    """``-o``. What is there already is looked at first of all, before a log is opened or a key is asked to sign."""
-    return click.option(
-        "-o", "--output", type=click.Path(dir_okay=False, allow_dash=True), default="-", metavar="FILE",
-        callback=_replaceable,
-        help="Where to; by default stdout. Of files that exist, only proofs like these are overwritten.",
-    )  # fmt: skip
+    """``-o``, for a proof."""
+    return files.output_option("a checkpoint, request or receipt", _is_proof)
 
 
-def _replaceable(ctx: click.Context, parameter: click.Parameter, path: str) -> str:
-    """The path itself, if writing there destroys no log, no key, nor anything else that cannot be made again.
-
-    It reads what is there, so it must run before the store is opened: to close a log's file drops SQLite's locks on it.
-    """
+def _is_proof(data: bytes) -> bool:
     from esrm.proofs import Receipt, Request
-    from esrm.stores.sqlite.schema import BESIDE
 
-    real = os.path.realpath(path)
-    for suffix in (*BESIDE, "-lock"):  # a log's files, and the lock of a witness's memory
-        if real.endswith(suffix) and Path(owner := real.removesuffix(suffix)).is_file():
-            raise Refused(f"{path} belongs to {owner}: it is not overwritten; choose another name with -o")
-    if path == "-" or not Path(path).is_file() or not (data := read(path)):
-        return path
     for form in (Request, Receipt):
         with suppress(Malformed):
             form.parse(data)
-            return path
-    raise Refused(
-        f"{path} exists, and is no checkpoint, request or receipt: it is not overwritten; choose another name with -o"
-    )
+            return True
+    return False
 
 
 def verifier_keys(vkeys: tuple[str, ...]) -> list[VerifierKey]:
@@ -87,15 +66,13 @@ def verifier_keys(vkeys: tuple[str, ...]) -> list[VerifierKey]:
     from esrm.proofs import VerifierKey
     from esrm.proofs.keys import read_line
 
-    return [VerifierKey.parse(text if _is_key(text) else read_line(text)) for text in vkeys]
+    def line(text: str) -> str:
+        try:
+            return text if _is_key(text) else read_line(text)
+        except FileNotFoundError:
+            raise click.UsageError(f"--vkey: {text!r:.80} is neither a key (NAME+ID+BASE64) nor a file") from None
 
-
-def read(path: str) -> bytes:
-    """What is in a file, or on stdin for ``-``."""
-    if path == "-":
-        return sys.stdin.buffer.read(READ_MAX)
-    with Path(path).open("rb") as file:
-        return file.read(READ_MAX)
+    return [VerifierKey.parse(line(text)) for text in vkeys]
 
 
 def signing_key(path: str) -> SigningKey:
@@ -110,26 +87,6 @@ def signing_key(path: str) -> SigningKey:
         others = f"others than its owner may use {path} (its mode is {stat.S_IMODE(mode):04o}): chmod 600 {path}"
         click.echo(f"esrm: warning: {printable(others)}", err=True)
     return key
-
-
-@contextmanager
-def writing(path: str) -> Generator[IO[bytes]]:
-    """A file that is there once it is written whole, or stdout for ``-``; devices and pipes are written as they are.
-
-    Raises:
-        OSError: on entry if it cannot be written at all.
-    """
-    from esrm.proofs.files import replacing
-
-    plain = path != "-" and (Path(path).is_file() or not Path(path).exists())
-    with replacing(path) if plain else click.open_file(path, "wb") as file:
-        yield file
-
-
-def write(path: str, text: str) -> None:
-    """Write to a file, all or nothing, or to stdout for ``-``."""
-    with writing(path) as file:
-        file.write(text.encode())
 
 
 def signers(opened: Opened) -> str:

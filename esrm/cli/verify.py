@@ -19,10 +19,11 @@ import msgspec
 
 from esrm.bulk import undisturbed
 from esrm.cli import wire
+from esrm.cli.files import read
 from esrm.cli.options import DEFAULT_STORE, Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.progress import Progress
-from esrm.cli.trust import checkpoint_document, origin_option, read, signers, verifier_keys, vkey_option
+from esrm.cli.trust import checkpoint_document, origin_option, signers, verifier_keys, vkey_option
 from esrm.cli.wording import headline
 from esrm.core import events
 from esrm.core.state import VmState
@@ -73,8 +74,12 @@ def command(
     """
     if len(since + receipt) > 1:
         raise click.UsageError("two of --since and --receipt are two questions: ask them one after the other")
-    if bool(vkeys) != bool(since + receipt):
-        raise click.UsageError("--since and --receipt need a --vkey: whom to believe (and nothing else needs one)")
+    if since + receipt and not vkeys:
+        raise click.UsageError("--since and --receipt need a --vkey: whom to believe")
+    if (vkeys or origin is not None) and not since + receipt:
+        raise click.UsageError(
+            "--vkey and --origin are for --since and --receipt: without one, no signature is checked"
+        )
     if receipt:
         ok = _receipt(asked, receipt[0], vkeys, origin)
     elif since:
@@ -296,6 +301,8 @@ def _receipt(asked: Asked, path: str, vkeys: tuple[str, ...], origin: str | None
     receipt = Receipt.parse(read(path))
     opened = open_receipt(receipt, verifier_keys(vkeys), origin)
     record = decoded(events, receipt.columns.row())
+    if asked.vm_option not in (None, record.vm):
+        raise Unproven(f"the receipt is of the VM {record.vm!r:.80}, not of {asked.vm_option!r:.80}")
     here = asked.store != DEFAULT_STORE or Path(DEFAULT_STORE.removeprefix("sqlite:")).exists()
     what = _disagreement(asked, record.vm, opened) if here else None
     document = {

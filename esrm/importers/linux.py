@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from anyio import to_thread
@@ -87,8 +87,25 @@ async def import_machine(
         Refused: the files cannot be read as what they should be, or show zeros to an ordinary user; nothing recorded.
         InvalidPlatform: the VM exists and is not an imported machine.
     """
-    nodes = await to_thread.run_sync(lambda: layout(read_machine(Path(root))))
-    wanted, skipped = _wanted(nodes)
+    return await record(store, await to_thread.run_sync(read, root), vm=vm, actor=actor)
+
+
+def read(root: str | PathLike[str]) -> Found:
+    """What there is to record of a machine. Apart from ``record``, so that no store need be made for a refusal.
+
+    Raises:
+        Refused: as ``import_machine`` does.
+    """
+    return _wanted(layout(read_machine(Path(root))))
+
+
+async def record(store: Store[Event], found: Found, *, vm: str, actor: str = "esrm import linux") -> Imported:
+    """Record what ``read`` has found.
+
+    Raises:
+        InvalidPlatform: as ``import_machine`` does.
+    """
+    wanted, skipped = found
     with acting(actor=actor):
         async with ResourceManager(store, vm=vm, platform=PLATFORM) as manager:
             stale = _stale(manager.state, wanted)
@@ -111,11 +128,12 @@ async def import_machine(
             )
 
 
-_Wanted = dict[str, tuple[Node, tuple[ResourceConstraint, ...]]]
+_Wanted: TypeAlias = dict[str, tuple[Node, tuple[ResourceConstraint, ...]]]
+Found: TypeAlias = tuple[_Wanted, tuple[str, ...]]
+"""Every node with its constraints, parents first; and what had to be left out."""
 
 
-def _wanted(nodes: tuple[Node, ...]) -> tuple[_Wanted, tuple[str, ...]]:
-    """Every node with its constraints, parents first; and what had to be left out."""
+def _wanted(nodes: tuple[Node, ...]) -> Found:
     holders = Counter(line for node in nodes for line in node.irqs)
     shared = {line for line, count in holders.items() if count > 1}
     skipped = tuple(

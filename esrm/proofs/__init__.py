@@ -2,7 +2,7 @@
 
 A checkpoint says what a VM's log was, signed; a receipt shows that a record was in it; a witness cosigns that it only
 grew. All are text in the open formats of https://c2sp.org, so other programs read them. Signing and checking signatures
-needs the package ``cryptography`` (``pip install 'esrm[proofs]'``), which is imported when it is first needed.
+needs the package ``cryptography`` (esrm's extra ``proofs``), which is imported when it is first needed.
 
 Read ``merkle.py`` (trees), ``keys.py`` and ``note.py`` (signatures), ``tree.py`` (a VM's log as a tree),
 ``checkpoint.py``, ``receipt.py``, ``witness.py`` (with ``files.py``). The page for users is ``docs/proofs.md``.

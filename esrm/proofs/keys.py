@@ -238,5 +238,7 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography import exceptions
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise Refused("signatures need the package `cryptography`: pip install 'esrm[proofs]'") from None
+        raise Refused(
+            "signatures need the package cryptography (esrm's extra `proofs`): pip install cryptography"
+        ) from None
     return exceptions, ed25519

@@ -69,7 +69,7 @@ def test_what_it_suggests_works(ask: Ask, places: list[str], tmp_path: Path) -> 
 
 
 def test_an_earlier_demo_is_replaced(ask: Ask, places: list[str]) -> None:
-    """A second one starts afresh: one VM, the same revisions."""
+    """A second one starts afresh, with the page, too: one VM, the same revisions."""
     counts: list[int] = []
     for _ in range(2):
         assert ask("demo", *places).code == 0

@@ -287,6 +287,15 @@ def test_a_second_name_is_a_danger(ask: Ask, log: Path) -> None:
     assert found["head file"]["verdict"] == "ok"
 
 
+def test_a_folder_has_no_second_name(ask: Ask, tmp_path: Path) -> None:
+    """Each folder in it is a link to it; that is no danger to a log."""
+    (tmp_path / "inner").mkdir()
+    answer = ask("doctor", tmp_path, "--no-write", "--json")
+    assert answer.code == 3
+    assert "is a directory" in findings(answer)["log"]["what"]
+    assert "names" not in findings(answer)
+
+
 @pytest.mark.parametrize(("mode", "folder"), [(0o666, 0o755), (0o644, 0o777)])
 def test_what_anybody_may_write_is_a_warning(ask: Ask, log: Path, mode: int, folder: int) -> None:
     """The file, or the folder in which it can be replaced; not where the sticky bit keeps others off."""
@@ -648,6 +657,15 @@ def test_a_program_is_not_asked(ask: Ask, log: Path) -> None:
     for arguments in (["--adopt", "--json"], ["--yes"]):
         answer = ask("doctor", log, *arguments)
         assert (answer.code, answer.out) == (2, "")
+
+
+def test_no_write_and_adopt_are_two_things(ask: Ask, log: Path) -> None:
+    """Who says that the folder is to be left alone gets no head file."""
+    head_of(log).unlink()
+    answer = ask("doctor", log, "--no-write", "--adopt", "--yes")
+    assert (answer.code, answer.out) == (2, "")
+    assert "only one of them" in answer.err
+    assert not head_of(log).exists()
 
 
 # -- the place -------------------------------------------------------------------------------------------------------

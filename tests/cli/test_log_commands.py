@@ -70,10 +70,15 @@ def revisions(ask: Ask, *conditions: str) -> list[int]:
         (["--actor", "guest"], [22]),
         (["--correlation", "bar"], [22]),
         (["--device", "nvme0", "--type", "DeviceRegistered"], [15]),
-        (["--device", "nobody"], []),
+        (["--device", "ram0", "--until", "5"], []),
         (["--since", "@~1"], [24, 23]),
         (["--until", "1"], [1, 0]),
         (["--since", "@{2026-11-22T07:00:22}"], [24, 23, 22]),
+        (["--since", "@{2026-11-22T07:00:21.5}"], [24, 23, 22]),
+        (["--since", "@{2000-01-01}", "--until", "1"], [1, 0]),
+        (["--since", "@{2030-01-01}"], []),
+        (["--since", "@{2030-01-01}", "--reverse"], []),
+        (["--since", "@{2030-01-01}", "--reverse", "-n", "2"], []),
         (["--since", "5", "--until", "4"], []),
         (["-n", "0"], []),
         (["--limit", "2", "--reverse"], [23, 24]),
@@ -82,7 +87,10 @@ def revisions(ask: Ask, *conditions: str) -> list[int]:
     ],
 )
 def test_log_shows_what_matches_all_conditions(ask: Ask, conditions: list[str], expected: list[int]) -> None:
-    """Conditions narrow the log; a limit takes the newest that match, whichever way they are shown."""
+    """Conditions narrow the log; a limit takes the newest that match, whichever way they are shown.
+
+    Since a time means: from the first record on that is not before it; there may be none, or all.
+    """
     assert revisions(ask, *conditions) == expected
 
 
@@ -113,9 +121,19 @@ def test_records_as_json_have_the_wires_names_in_order(ask: Ask) -> None:
 
 def test_an_empty_answer_is_json_too(ask: Ask) -> None:
     """Nothing found: an empty array, and no line at all."""
-    assert ask("log", "--device", "nobody", "--json").out == "[]\n"
-    assert ask("log", "--device", "nobody", "--jsonl").out == ""
-    assert ask("log", "--device", "nobody").out == ""
+    nothing = "log", "--device", "ram0", "--actor", "guest"
+    assert ask(*nothing, "--json").out == "[]\n"
+    assert ask(*nothing, "--jsonl").out == ""
+    assert ask(*nothing).out == ""
+
+
+@pytest.mark.parametrize("more", [[], ["--reverse"], ["--json"], ["--reverse", "-n", "3"], ["--since", "@~1"]])
+def test_a_device_that_never_was_is_no_empty_answer(ask: Ask, more: list[str]) -> None:
+    """A typing error is told from a quiet device, by log as by timeline: with the names that there are."""
+    answer = ask("log", "--device", "net", *more)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == ask("timeline", "net").err
+    assert "never had a device 'net'; did you mean net0" in answer.err
 
 
 def test_show_tells_one_record_in_full_and_what_it_changed(ask: Ask) -> None:
@@ -219,6 +237,52 @@ def next_event(process: subprocess.Popen[str]) -> str:
     return json.loads(process.stdout.readline())["event"]["type"]
 
 
+@pytest.mark.parametrize("vm", ["a", "b"])
+def test_tail_goes_on_behind_a_position(ask: Ask, tmp_path: Path, vm: str) -> None:
+    """Wherever it was left, what it gives and what came before are the log: none missed, none twice; so of one VM."""
+    path = tmp_path / "vm.db"
+    for owner in ("a", "b"):
+        anyio.run(begin, path, owner)
+    for name in ("net0", "net1", "net2"):
+        for owner in ("a", "b"):
+            anyio.run(create, path, owner, name)
+    for whose in ([], ["--vm", vm]):
+        whole = positions(ask("--store", str(path), "tail", "--jsonl", "-n", "100", *whose).out)
+        assert whole
+        for after in range(9):
+            behind = ask("--store", str(path), "tail", "--jsonl", "--after", str(after), *whose)
+            assert (behind.code, positions(behind.out)) == (0, [position for position in whole if position > after])
+
+
+def positions(lines: str) -> list[int]:
+    """Where in the store these records stand."""
+    return [json.loads(line)["position"] for line in lines.splitlines()]
+
+
+def test_tail_after_shows_all_not_the_last_ten(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many they are is the position's affair: -n beside it is refused, and only a default in the environment."""
+    monkeypatch.setenv("ESRM_TAIL_LIMIT", "5")
+    assert positions(ask("tail", "--after", "0", "--jsonl").out) == list(range(1, HEAD + 2))
+    answer = ask("tail", "--after", "0", "-n", "10")
+    assert (answer.code, answer.out) == (2, "")
+    assert "choose one" in answer.err
+
+
+@pytest.mark.parametrize("whose", [[], ["--vm", "web-1"]])
+def test_tail_after_a_position_that_never_was(ask: Ask, whose: list[str]) -> None:
+    """Who had more records than there are has another log before them: waiting would pass over what is written now."""
+    answer = ask("tail", "--after", "26", *whose)
+    assert (answer.code, answer.out) == (2, "")
+    assert "ends at position 25; there is no 26 yet: has an older copy taken the log's place?" in answer.err
+    assert ask("tail", "--after", "25", *whose) == (0, "", "")
+
+
+def test_tail_of_a_vm_that_is_not_there(ask: Ask) -> None:
+    """It is said, with the names there are, rather than followed for ever."""
+    for how in (["--after", "3"], ["-n", "3"]):
+        assert "no VM 'web-2' in this store" in ask("tail", "--vm", "web-2", *how).err
+
+
 def test_tail_f_is_no_document(ask: Ask) -> None:
     """What has no end is no JSON array; the message says what to use."""
     answer = ask("tail", "-f", "--json")
@@ -233,7 +297,7 @@ async def create(path: Path, vm: str, device: str) -> None:
 
 
 def test_following_does_not_wait_when_nobody_reads(tmp_path: Path) -> None:
-    """``tail -f | head -1`` ends with the first record that nobody wants any more, and says nothing."""
+    """A record that nobody wants any more is the last, and nothing is said."""
     path = tmp_path / "vm.db"
     anyio.run(begin, path, "b")
     reading, writing = os.pipe()
@@ -244,3 +308,20 @@ def test_following_does_not_wait_when_nobody_reads(tmp_path: Path) -> None:
             stdout=nobody, stderr=subprocess.PIPE, timeout=20, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_following_ends_when_the_reader_has_gone(tmp_path: Path) -> None:
+    """``tail -f | head -1`` ends also if nothing is ever written again."""
+    path = tmp_path / "vm.db"
+    anyio.run(begin, path, "b")
+    command = [sys.executable, "-m", "esrm", "--store", str(path), "tail", "-f", "--after", "0", "--jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert next_event(process) == "VmCreated"
+            assert process.stdout
+            assert process.stderr
+            process.stdout.close()
+            assert process.wait(20) == -signal.SIGPIPE
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()

@@ -51,6 +51,13 @@ def test_the_table_says_what_the_command_says(ask: Ask, name: str) -> None:
     assert f"  {name} " in ask("--help").out
 
 
+def test_the_help_says_which_commands_exit_with_1(ask: Ask) -> None:
+    """Those that ask whether, and no other: a log in which nothing matches is well."""
+    assert "1  diff: a difference" in ask("--help").out
+    assert ask("diff", "0", "@").code == ask("blame", "pio", "0").code == ask("bisect", "--held", "pio", "0").code == 1
+    assert ask("log", "--actor", "nobody") == (0, "", "")
+
+
 def test_no_command_is_an_error_that_helps(ask: Ask) -> None:
     """Alone it prints the help, and exits as after any mistake."""
     answer = ask()
@@ -81,7 +88,7 @@ def test_version(ask: Ask) -> None:
         (["verify", "--vm", "nobody"], "no VM 'nobody' in this store; there is web-1"),
         (["export", "--vm", "nobody"], "no VM 'nobody' in this store; there is web-1"),
         (["show", "25"], "web-1 has revisions 0-24; there is no 25"),
-        (["show", "@~25"], "web-1 has revisions 0-24; there is no -1"),
+        (["show", "@~25"], "web-1 has revisions 0-24; there is no @~25"),
         (["show", "@~-1"], "'@~-1' is no revision"),
         (["show", "HEAD"], "'HEAD' is no revision"),
         (["show", "@{yesterday}"], "'yesterday' is no time"),
@@ -90,7 +97,7 @@ def test_version(ask: Ask) -> None:
         (["show", "9" * 5000], "is no revision"),
         (["timeline", "net1"], "web-1 never had a device 'net1'; did you mean net0?"),
         (["map", "--space", "mmioo"], "no space 'mmioo'; did you mean mmio?"),
-        (["blame", "irq", "5"], "no space 'irq'; did you mean"),
+        (["blame", "irq", "5"], "no space 'irq'; did you mean msi_irq or legacy_irq?"),
         (["blame", "mmio", "somewhere"], "'somewhere' is no address"),
         (["blame", "pio", "0x10000"], "0x10000 is outside pio, which ends at 0xffff"),
         (["blame", "mac", "02:00:00:00:00"], "is not an Ethernet address"),
@@ -102,6 +109,7 @@ def test_version(ask: Ask) -> None:
         (["bisect", "--refused", "--held", "mmio", "1"], "--refused goes with --device only"),
         (["bisect", "--free-below", "mmio", "few"], "'few' is no number"),
         (["bisect", "--free-below", "mmio", "0"], "nothing of mmio can be below 0x0"),
+        (["completion"], "Choose from: bash, zsh, fish"),
         (["log", "--colour"], "No such option '--colour'"),
     ],
 )
@@ -120,7 +128,7 @@ def test_what_was_asked_wrongly_exits_with_2(ask: Ask, arguments: list[str], sai
         ("nowhere.db", "does not exist"),
         ("sqlite:nowhere.db", "does not exist"),
         (".", "is a directory"),
-        ("memory:", "names no store"),
+        ("memory:", "'memory:' names no store that outlives its process; sqlite:PATH does"),
         ("postgresql://host/db", "names no store"),
         ("notes.txt", "not an SQLite database"),
         ("empty.db", "is empty"),
@@ -234,7 +242,7 @@ def test_colour_is_for_terminals(ask: Ask, story: Path) -> None:
 
 
 def test_reading_loads_no_event_loop(story: Path) -> None:
-    """No reading command imports asyncio, trio, anyio or rich, and the help imports no command."""
+    """No reading command imports asyncio, trio or anyio, and the help imports no command."""
     script = """if True:
         import json, sys
         from esrm import cli
@@ -243,7 +251,7 @@ def test_reading_loads_no_event_loop(story: Path) -> None:
         found["--help"] = [name for name in sys.modules if name.startswith("esrm.cli.")]
         for arguments in json.loads(sys.argv[1]):
             cli.run(arguments)
-            found[arguments[0]] = [name for name in ("asyncio", "trio", "anyio", "rich") if name in sys.modules]
+            found[arguments[0]] = [name for name in ("asyncio", "trio", "anyio") if name in sys.modules]
         print(json.dumps(found), file=sys.stderr)
     """
     done = subprocess.run(

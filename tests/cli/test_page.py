@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from esrm.cli.page import Document, HoldingEntry, Moment, render
+from esrm.cli.page import Document, HoldingEntry, Moment, is_page, render
 
 HOSTILE = "</script><img src=x onerror=\"document.title='PWNED'\"><!-- <script>\u2028\u202e@SCRIPT@ &lt; \ud800"
 
@@ -127,6 +127,14 @@ def test_a_hostile_name_adds_no_element() -> None:
 def test_the_same_document_gives_the_same_page() -> None:
     """Nothing of the moment or the machine is in the page, so that two exports can be compared."""
     assert render(_document()) == render(_document())
+
+
+def test_a_page_is_known_by_how_it_begins() -> None:
+    """Whatever is in it, so that it may be replaced by the next one; and nobody else's page is taken for ours."""
+    page = render(_document(name=HOSTILE, title=HOSTILE)).encode()
+    assert is_page(page)
+    assert not is_page(page[20:])
+    assert not is_page(b"<!doctype html>\n<html lang='en'>\n")
 
 
 @pytest.mark.parametrize("flaw", [{"title": "x", "n": float("nan")}, {"title": "x", "n": {1}}, {}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ import anyio
 import pytest
 from cli_story import HEAD, SEVEN, Ask
 
+from esrm import cli
 from esrm.core import events as e
 from esrm.core.platform import Platform
 from esrm.core.resources import MmioAddressRange
@@ -273,6 +275,104 @@ def test_export_leaves_no_file_when_there_is_no_log(ask: Ask, tmp_path: Path) ->
     assert answer.err.startswith("esrm: ")
 
 
+def test_export_is_whole_or_not_at_all(ask: Ask, damage: Damage, tmp_path: Path) -> None:
+    """A log with a bad record is a 3, and the good export of yesterday is still there; nothing is left beside it."""
+    file = tmp_path / "log.jsonl"
+    ask("export", "-o", file)
+    good = file.read_bytes()
+    assert len(good.splitlines()) == HEAD + 1
+    bad = damage('UPDATE records SET data = \'{"type":"Nonsense"}\' WHERE position = 20')
+    assert ask("export", "--store", bad, "-o", file).code == 3
+    assert file.read_bytes() == good
+    assert not list(tmp_path.glob(".esrm-*"))
+
+
+@pytest.fixture
+def precious(story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a log in use and with other things that no command could make again; the working directory."""
+    for file in story.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "link").symlink_to("vm.db")
+    (tmp_path / "hard").hardlink_to(tmp_path / "vm.db-head")
+    shutil.copy(story, tmp_path / "other.db")
+    (tmp_path / "vm.db-wal").touch()
+    (tmp_path / "notes.txt").write_text("to do\n")
+    (tmp_path / "index.html").write_text("<!doctype html>\n<title>mine</title>\n")
+    assert cli.run(["keygen", "example.org/host", str(tmp_path / "host.key")]) == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESRM_STORE", "vm.db")
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[2]))
+    return tmp_path
+
+
+PRECIOUS = [
+    "vm.db", "vm.db-wal", "vm.db-shm", "vm.db-head", "vm.db-cache", "other.db", "link", "hard", "host.key",
+    "host.key.pub", "notes.txt", "index.html",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRECIOUS)
+@pytest.mark.parametrize("line", ["export -o {}", "export --format csv -o {}", "page -o {}", "demo --page {}"])
+def test_only_its_like_is_overwritten(ask: Ask, precious: Path, line: str, name: str) -> None:
+    """Not the log, what is beside it (there or not, empty or not), another log, a key, nor what somebody wrote."""
+    before = {path: path.read_bytes() for path in precious.iterdir()}
+    answer = ask(*line.format(name).split())
+    assert (answer.code, answer.out) == (2, "")
+    option = "--page" if "--page" in line else "-o"
+    assert f"it is not overwritten; choose another name with {option}" in answer.err
+    assert {path: path.read_bytes() for path in precious.iterdir()} == before
+
+
+@pytest.mark.parametrize("line", ["export", "export --format csv", "page"])
+def test_an_export_takes_the_place_of_another(ask: Ask, precious: Path, line: str) -> None:
+    """So does a page of a page, or of an empty file: with the permissions of that one, and through a link."""
+    out, link = precious / "out", precious / "to-out"
+    expected = ask(*line.split(), "-o", "-").out.encode()
+    link.symlink_to("out")
+    for content in (b"", expected + b"older"):
+        out.write_bytes(content)
+        out.chmod(0o640)
+        assert ask(*line.split(), "-o", "to-out").code == 0
+        assert out.read_bytes() == expected
+        assert out.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    assert not list(precious.glob(".esrm-*"))
+
+
+@pytest.mark.parametrize("line", ["export", "page", "checkpoint --key host.key"])
+@pytest.mark.parametrize("output", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_stdout_is_written_as_it_is(precious: Path, line: str, output: str) -> None:
+    """By whatever name: what a shell has there, or appends to, stays; a pipe is no file to be replaced."""
+    command = [sys.executable, "-m", "esrm", *line.split(), "-o", output]
+    piped = subprocess.run(command, check=True, capture_output=True).stdout
+    assert len(piped) > 100
+    out = precious / "out"
+    out.write_text("before\n")
+    with out.open("a") as file:
+        subprocess.run(command, check=True, stdout=file)
+    assert out.read_bytes() == b"before\n" + piped
+
+
+@pytest.mark.parametrize("line", ["export", "page", "checkpoint --key host.key"])
+@pytest.mark.parametrize("output", ["-", "/dev/stdout", "/dev/full"])
+def test_an_output_without_room(precious: Path, line: str, output: str) -> None:
+    """It is the command's own error, in a line, and no half-said success."""
+    command = [sys.executable, "-m", "esrm", *line.split(), "-o", output]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "esrm: [Errno 28] No space left on device\n")
+
+
+def test_export_into_a_named_pipe(ask: Ask, tmp_path: Path) -> None:
+    """Who waits at its other end gets every line, and the pipe is still a pipe."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert ask("export", "-o", pipe).code == 0
+        assert reader.communicate()[0] == ask("export").out
+    assert pipe.is_fifo()
+
+
 def test_page_is_written_or_printed(ask: Ask, tmp_path: Path) -> None:
     """A file by default named in the answer, or the page itself on stdout."""
     file = tmp_path / "map.html"
@@ -288,11 +388,12 @@ def test_import_prints_what_was_recorded(ask: Ask, tmp_path: Path, monkeypatch: 
     """A name a line with its mark, then the count; the VM is called after the folder unless it is named."""
     calls: list[tuple[str, str]] = []
 
-    async def import_machine(store: Any, *, vm: str, root: str) -> Any:
-        calls.append((vm, root))
+    async def record(store: Any, found: Any, *, vm: str) -> Any:
+        calls.append((vm, found))
         return imported(vm)
 
-    monkeypatch.setattr("esrm.importers.linux.import_machine", import_machine)
+    monkeypatch.setattr("esrm.importers.linux.read", lambda root: root)
+    monkeypatch.setattr("esrm.importers.linux.record", record)
     root = tmp_path / "box"
     root.mkdir()
     store = tmp_path / "host.db"
@@ -316,12 +417,53 @@ def test_import_that_cannot_be(
 ) -> None:
     """Somebody else wrote first: 4. The machine shows nothing to this user: 2."""
 
-    async def import_machine(store: Any, *, vm: str, root: str) -> Any:
+    async def record(store: Any, found: Any, *, vm: str) -> Any:
         raise error("no")
 
-    monkeypatch.setattr("esrm.importers.linux.import_machine", import_machine)
+    monkeypatch.setattr("esrm.importers.linux.read", lambda root: root)
+    monkeypatch.setattr("esrm.importers.linux.record", record)
     answer = ask("import", "linux", "--store", tmp_path / "host.db", "--root", tmp_path)
     assert (answer.code, answer.out, answer.err) == (code, "", "esrm: no\n")
+
+
+NO_MACHINES = {
+    "nothing": "",
+    "zeros": "00000000-00000000 : System RAM\n",
+    "all": "0000000000000000-ffffffffffffffff : too large for one range\n",
+}
+
+
+@pytest.mark.parametrize("iomem", NO_MACHINES.values(), ids=NO_MACHINES)
+@pytest.mark.parametrize("there", [False, True], ids=["a new store", "one that is there"])
+def test_a_refused_import_leaves_all_as_it_was(ask: Ask, tmp_path: Path, iomem: str, there: bool) -> None:
+    """A machine that cannot be read is no reason to make a log, nor to touch one."""
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "iomem").write_text(iomem)
+    store = tmp_path / "host.db"
+    if there:
+        anyio.run(begin, store, 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    answer = ask("import", "linux", "--root", tmp_path / "box", "--store", store)
+    assert (answer.code, answer.out) == (2, "")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_whose_name_no_vm_may_have(ask: Ask, tmp_path: Path) -> None:
+    """It is refused before a log is made, and the message says what to do."""
+    (tmp_path / "a\nb").mkdir()
+    (tmp_path / "a\nb" / "iomem").write_text("00000000-00000fff : System RAM\n")
+    answer = ask("import", "linux", "--root", tmp_path / "a\nb", "--store", tmp_path / "host.db")
+    assert (answer.code, answer.out) == (2, "")
+    assert "the VM's name (--vm): 'a\\nb' holds a control character" in answer.err
+    assert not (tmp_path / "host.db").exists()
+
+
+def test_an_import_into_memory_is_refused(ask: Ask, tmp_path: Path) -> None:
+    """What it records would be gone when it ends; it is no store to read, either."""
+    (tmp_path / "iomem").write_text("00000000-00000fff : System RAM\n")
+    answer = ask("import", "linux", "--root", tmp_path, "--store", "memory:")
+    assert answer == ask("log", "--store", "memory:")
+    assert answer == (3, "", "esrm: 'memory:' names no store that outlives its process; sqlite:PATH does\n")
 
 
 def test_progress_is_for_terminals(story: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
@@ -60,6 +61,22 @@ def test_every_page_is_in_the_readme():
     """From the README one finds every page."""
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
+def test_the_readme_names_the_extras():
+    """Who installs as it says can do all that it shows; there is no other extra that a user of esrm needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [named] = re.findall(r"pip install '\.\[(.*?)\]'", (ROOT / "README.md").read_text())
+    unneeded = {"bench"}  # for `make bench`
+    assert set(named.split(",")) == project["optional-dependencies"].keys() - unneeded
+
+
+def test_a_window_smaller_than_the_size_is_refused_by_allocate_alone():
+    """As docs/concepts.md says: the constraint can be built, since logs hold such, and finds no place."""
+    assert "a window smaller than the size is `NoSpace` only then" in (DOCS / "concepts.md").read_text()
+    state = esrm.replay([esrm.VmCreated(esrm.platforms.get("x86_64"))])
+    [placement] = esrm.decide.plan(state, [("net0", [esrm.MmioConstraint(0x1000, (0, 10))])]).placements
+    assert "no 0x1000 of mmio aligned to 0x1000 in 0x0-0xa" in str(placement)
 
 
 def test_the_readmes_refusal_is_real():

@@ -560,7 +560,7 @@ def test_what_cannot_be_done_without_the_package(monkeypatch: pytest.MonkeyPatch
     """Without ``cryptography`` the error says which extra to install; reading a note needs none."""
     monkeypatch.setitem(__import__("sys").modules, "cryptography", None)
     for ask in (lambda: sign(TEXT, HOST), lambda: HOST.public, lambda: SigningKey.parse(GO_PRIVATE)):
-        with pytest.raises(Refused, match=r"pip install 'esrm\[proofs\]'"):
+        with pytest.raises(Refused, match=r"extra `proofs`\): pip install cryptography"):
             ask()
     with pytest.raises(Refused, match="cryptography"):
         verified(parse(SPEC_NOTE.encode()), [VerifierKey.parse(SPEC_KEY)])

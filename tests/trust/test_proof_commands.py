@@ -294,7 +294,29 @@ def test_an_origin_of_ones_own(ask: Ask) -> None:
     assert "example.org/host does not speak for the log 'else.where'" in answer.err
     assert ask("verify --since a.checkpoint --vkey host.key.pub --origin else.where").code == 0
     assert ask("prove 3 --checkpoint a.checkpoint -o r").code == 0
+    assert ask("prove 3 --checkpoint a.checkpoint --origin else.where -o r").code == 0
     assert ask("verify --receipt r --vkey host.key.pub --origin else.where").code == 0
+
+
+def test_a_receipt_of_another_origin(ask: Ask, here: Path) -> None:
+    """Who names the log gets no receipt by another one's checkpoint."""
+    ask("checkpoint --key host.key -o a.checkpoint")
+    answer = ask("prove 3 --checkpoint a.checkpoint --origin else.where -o r")
+    assert (answer.code, answer.out) == (3, "")
+    assert "a.checkpoint is a checkpoint of example.org/host/web-1, not of else.where" in answer.err
+    assert not (here / "r").exists()
+
+
+@pytest.mark.parametrize("store", ["vm.db", ""], ids=["a log at hand", "none"])
+def test_a_receipt_of_another_vm(ask: Ask, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+    """Who names the VM is not told that another one's receipt is well, be a log at hand or not."""
+    ask("--vm db-1 prove 1 --key host.key -o r")
+    if not store:
+        monkeypatch.delenv("ESRM_STORE")
+    answer = ask("verify --receipt r --vkey host.key.pub")
+    assert (answer.code, answer.out) == (3, "")
+    assert "the receipt is of the VM 'db-1', not of 'web-1'" in answer.err
+    assert ask("verify --receipt r --vkey host.key.pub --vm db-1").code == 0
 
 
 # -- receipts --------------------------------------------------------------------------------------------------------
@@ -352,7 +374,7 @@ def test_the_log_at_hand_may_disagree(ask: Ask, here: Path) -> None:
     assert "web-1, revision 7: the record is not as it was written" in ask("verify --receipt r --vkey host.key.pub").out
     ask("--vm db-1 prove 1 --key host.key -o r")
     edit("DELETE FROM records WHERE stream = 2", "DELETE FROM streams WHERE id = 2", rechain=False)
-    document = json.loads(ask("verify --receipt r --vkey host.key.pub --json").out)
+    document = json.loads(ask("verify --receipt r --vkey host.key.pub --vm db-1 --json").out)
     assert document["log"] == {"ok": False, "what": "it has no VM db-1: its log was cut off, or this is another one"}
 
 
@@ -587,21 +609,23 @@ def test_a_file_that_is_no_checkpoint_is_no_alarm(ask: Ask, here: Path) -> None:
         ("verify --since a --receipt b --vkey host.key.pub", "two questions"),
         ("verify --since a", "need a --vkey"),
         ("verify --receipt a", "need a --vkey"),
-        ("verify --vkey host.key.pub", "need a --vkey"),
+        ("verify --vkey host.key.pub", "no signature is checked"),
+        ("verify --origin example.org/host/web-1", "no signature is checked"),
         ("verify --since none --vkey host.key.pub", "No such file or directory: 'none'"),
         ("verify --since vm.db --vkey host.key.pub", "a note is UTF-8"),
         ("verify --since host.key.pub --vkey host.key.pub", "a note is a text, a blank line"),
-        ("verify --since host.key.pub --vkey none", "No such file or directory: 'none'"),
+        ("verify --since host.key.pub --vkey none", "--vkey: 'none' is neither a key (NAME+ID+BASE64) nor a file"),
+        ("verify --since host.key.pub --vkey {host.key}", "this is a private key"),
         ("verify --since host.key.pub --vkey host.key", "this is a private key"),
         ("verify --since host.key.pub --vkey a+00000000+AAAA", "only Ed25519 is known here"),
-        ("prove 3", "a receipt needs a checkpoint"),
-        ("prove 3 --key host.key --checkpoint a", "a receipt needs a checkpoint"),
+        ("prove 3", "to sign a new one; neither is given"),
+        ("prove 3 --key host.key --checkpoint a", "to sign a new one; both are given"),
         ("prove 99 --key host.key", "web-1 has revisions 0-9; there is no 99"),
         ("prove 3 --key vm.db", "holds no key"),
         ("prove 3 --key host.key.pub", "this is no private key"),
         ("checkpoint", "Missing option '--key'"),
         ("checkpoint --key none", "No such file or directory"),
-        ("checkpoint --key host.key --since none", "No such file or directory"),
+        ("checkpoint --key host.key --since none", "--since: 'none' is neither a number of records nor a file"),
         ("checkpoint --key host.key --since 99999999999999999999999", "--since is larger than 9223372036854775807"),
         ("checkpoint --key host.key --since 09", "--since is no number as it is written here: '09'"),
         ("checkpoint --key host.key --origin a+b", "'a+b' is no origin"),
@@ -617,7 +641,7 @@ def test_a_file_that_is_no_checkpoint_is_no_alarm(ask: Ask, here: Path) -> None:
 def test_what_was_asked_wrongly_exits_with_2(ask: Ask, here: Path, line: str, said: str) -> None:
     """One line that says what is wrong, nothing on stdout, and nothing created."""
     before = sorted(here.iterdir())
-    answer = ask(line)
+    answer = ask(line.replace("{host.key}", (here / "host.key").read_text().strip()))
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
     assert "Traceback" not in answer.err
@@ -679,7 +703,9 @@ def test_without_cryptography_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "cryptography", None)
     answer = ask(arguments)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err == "esrm: signatures need the package `cryptography`: pip install 'esrm[proofs]'\n"
+    assert answer.err == (
+        "esrm: signatures need the package cryptography (esrm's extra `proofs`): pip install cryptography\n"
+    )
     assert ask("verify").code == 0
 
 
