@@ -442,7 +442,8 @@ class ResourceManager:
             if isinstance(error, Conflict):
                 await self._catch_up()
             elif isinstance(error, anyio.get_cancelled_exc_class()):
-                await self._settle()
+                with suppress(EsrmError):  # else the next step looks; it is a cancellation in any case
+                    await self._settle()
             raise
         self._apply(records)
 

@@ -240,6 +240,27 @@ async def test_asyncio_cancels_what_waits_for_the_disk(tmp_path: Path):
         await agree(store, vm)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncio_cancels_though_the_log_cannot_be_read():
+    """The manager does not find out what became of the append: the cancellation is none the less one."""
+    async with SlowStore() as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        ask = store.ask
+
+        async def failing(question: Any) -> Any:
+            store.ask = ask  # type: ignore[method-assign]
+            raise esrm.StoreError("the disk is away")
+
+        store.hold()
+        task = asyncio.create_task(vm.create("net0"))
+        await store.asked.wait()
+        store.ask = failing  # type: ignore[method-assign]
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await vm.create("net0")
+        await agree(store, vm)
+
+
 class Sleeper(Toy):
     """A device that takes for ever to be assigned."""
 
