@@ -605,11 +605,11 @@ def _environment() -> dict[str, str]:
 
 async def test_closing_finishes_a_turn_that_waits_for_another(path: Path, monkeypatch: pytest.MonkeyPatch):
     """What came while a transaction was running is written and answered too."""
-    answers: list[int] = []
+    answers: dict[str, int] = {}
 
     async def append(vm: str) -> None:
         [record] = await store.append(vm, drafts(b"x"), expected=-1)
-        answers.append(record.position)
+        answers[vm] = record.position
 
     async with SqliteStore(path, CODEC) as store:
         gate, commit = threading.Event(), store._writer._committer.commit
@@ -623,7 +623,7 @@ async def test_closing_finishes_a_turn_that_waits_for_another(path: Path, monkey
                 group.start_soon(store.aclose)
                 await anyio.wait_all_tasks_blocked()
                 gate.set()
-    assert answers == [1, 2]
+    assert answers == {"first": 1, "second": 2}
 
 
 async def test_a_closed_reader_says_so(path: Path):
