@@ -14,7 +14,7 @@
     |   |-- UnknownDevice        no device of that name lives in this VM
     |   |-- DuplicateDevice      a device of that name lives already
     |   |-- NotAllocated         nothing is held there by the one who asks
-    |   |-- InUse                children still live inside the device
+    |   |-- InUse                children still live inside the device, or another task has it, or the manager, in hand
     |   |-- NotMapped            nobody answers at this address
     |   |-- InvalidAccess        an access does not fit one registered range whole
     |   |-- TooLarge             a record exceeds a stated limit
@@ -94,7 +94,7 @@ class NotAllocated(Refused):
 
 
 class InUse(Refused):
-    """A device whose children still live or hold resources inside it cannot leave."""
+    """A device whose children still live or hold resources inside it cannot leave; or another task is busy with it."""
 
 
 class NotMapped(Refused):
@@ -114,7 +114,7 @@ class UnknownMoment(Refused):
 
 
 class Malformed(Refused, ValueError):
-    """An event, draft, key, note, checkpoint, receipt or request to a witness not in its form; says where not."""
+    """An event, draft, device, key, note, checkpoint, receipt or request to a witness not in its form; says where not."""
 
 
 class Conflict(EsrmError):

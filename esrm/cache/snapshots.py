@@ -2,8 +2,8 @@
 
 It decides where snapshots lie: as many events apart as there are devices, constraints and resources in one. So the
 longer one takes to read, the further they lie apart, and a question costs no more at the end of a log than at its
-beginning. And since the log keeps some 350 bytes an event, a snapshot 8 to 17 for each of those, the snapshots stay
-below a tenth of the log.
+beginning. And since the log keeps more than 200 bytes an event, a snapshot less than 20 for each of those things, the
+snapshots stay below a tenth of the log.
 
 They are a by-product: whoever folds a long stretch offers each state that it comes through. A body is a
 ``_Snapshot`` in msgpack (a third smaller and a tenth faster than JSON), deflated: states are mostly the same few

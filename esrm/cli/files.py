@@ -32,9 +32,7 @@ def output_option(what: str, made: Callable[[bytes], bool], default: str = "-") 
     )  # fmt: skip
 
 
-def replacing_only(
-    what: str, made: Callable[[bytes], bool]
-) -> Callable[[click.Context, click.Parameter, str], str]:  # fmt: skip
+def replacing_only(what: str, made: Callable[[bytes], bool]) -> Callable[[click.Context, click.Parameter, str], str]:
     """A callback for an option that names a file to write: only its like is overwritten, or an empty file.
 
     It reads what is there, so it runs before the store is opened: to close a log's file drops SQLite's locks on it.

@@ -52,6 +52,18 @@ def break_commits(patch: pytest.MonkeyPatch, store: SqliteStore[bytes], times: i
     return ran
 
 
+def fail_behind(patch: pytest.MonkeyPatch, committer: Committer[bytes]) -> None:
+    """Let each COMMIT stand, and the disk fail right behind it."""
+    real = committer._run
+
+    def run(statement: str) -> None:
+        real(statement)
+        if statement == "COMMIT":
+            raise apsw.IOError("disk I/O error")
+
+    patch.setattr(committer, "_run", run)
+
+
 def break_mending(patch: pytest.MonkeyPatch, store: SqliteStore[bytes]) -> None:
     """Let the log not be opened anew."""
 
@@ -412,15 +424,8 @@ def test_what_needs_patience_is_left_to_the_thread(path: Path, monkeypatch: pyte
     other.execute("ROLLBACK")
     other.close()
     assert committer.commit([two], patient=False) is True
-    real = committer._run
-
-    def run(statement: str) -> None:
-        real(statement)
-        if statement == "COMMIT":
-            raise apsw.IOError("disk I/O error")
-
     with monkeypatch.context() as patch:
-        patch.setattr(committer, "_run", run)
+        fail_behind(patch, committer)
         assert committer.commit([three], patient=False) is False
         assert three.error is None
     assert committer.commit([three], patient=False) is False
@@ -709,15 +714,9 @@ def test_an_interrupt_while_a_failure_is_put_right(path: Path, monkeypatch: pyte
 def test_an_interrupt_while_a_commit_is_looked_into_leaves_it_unknown(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing has been found out by then, least of all that it does not stand."""
     committer = opened(path)
-    real, append = committer._run, turn("web-1", b"1", 0)
-
-    def run(statement: str) -> None:
-        real(statement)
-        if statement == "COMMIT":
-            raise apsw.IOError("disk I/O error")
-
+    append = turn("web-1", b"1", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(committer, "_run", run)
+        fail_behind(patch, committer)
         assert not committer.commit([append], patient=False)
         patch.setattr(committer, "_mend", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -25,7 +25,7 @@ from esrm.stores.records import Committed, CommittedNormal, CommittedOff, Commit
 from esrm.stores.sqlite.heads import HeadFile, Slot, empty, head_path, read_head
 from esrm.stores.sqlite.live import NO_FILE, LiveLog
 from esrm.stores.sqlite.reader import HEAD, LAST_OF, SqliteReader
-from esrm.stores.sqlite.schema import close, foreign_triggers, translated, without
+from esrm.stores.sqlite.schema import close, foreign_triggers, missing, translated
 
 _HASHES = "SELECT position, hash FROM records WHERE position > ? ORDER BY position LIMIT 10000"
 _REVISIONS = "SELECT coalesce(sum(1 + (SELECT max(revision) FROM records WHERE stream = streams.id)), 0) FROM streams"
@@ -81,7 +81,7 @@ class OwnedLog(LiveLog):
         self._sealed, self._hash, self._log = 0, GENESIS, GENESIS  # the end of the log, once we are its writer
         self._anchored_s = 0.0  # when the head was last anchored
         self.head = 0
-        if how := without(path):
+        if how := missing(path):
             self._check_vacant(how)
         self._connect(create=True)
         try:

@@ -18,7 +18,7 @@ import apsw
 from esrm.errors import Corrupt, EsrmError, StoreError
 from esrm.stores.base import Anchor, Leaf, Payload, Reader
 from esrm.stores.records import PAGE, Codec, E, Row, StreamHead, head_of
-from esrm.stores.sqlite.schema import close, fetch, located, open_reader, translated, without
+from esrm.stores.sqlite.schema import close, fetch, located, missing, open_reader, translated
 
 # A cast keeps bytes bytes, whatever they are: no decoding to str and back, and a damaged byte is seen by the chain.
 _COLUMNS = "position, coalesce(name, ''), revision, records.id, time_ns, actor, correlation, CAST(data AS BLOB), hash"
@@ -109,7 +109,7 @@ class SqliteReader(Reader[E]):
         slot = next(iter(read_slots(path)[0]), None)
         if slot is None and self.head():  # asked only now, for a damaged log may have no answer
             slot = read_head(path)  # once more: it may have been begun meanwhile
-            if slot is None and without(path) != "gone":
+            if slot is None and missing(path) != "gone":
                 raise Corrupt(f"{path} is empty, though the log has records: somebody emptied it, or it is damaged")
         return None if slot is None else slot.anchor
 
@@ -132,7 +132,7 @@ class SqliteReader(Reader[E]):
 
     def _check_vacant(self, error: StoreError) -> None:
         """Raise another error if there is no log at all, but was one."""
-        how = without(self._path)
+        how = missing(self._path)
         if how is None:
             return
         from esrm.stores.sqlite.heads import head_path, read_slots

@@ -146,7 +146,7 @@ def open_writer(path: Path, synchronous: str, busy_ms: int, *, create: bool = Tr
                     "another one"
                 )
         check_not_linked(path)
-        if not create and without(path):
+        if not create and missing(path):
             raise StoreError(f"{path} is empty: somebody replaced it while it was open; put the log back")
         check_not_left(path)
         connection = _opened(path, str(path))
@@ -187,7 +187,7 @@ def open_reader(path: Path) -> apsw.Connection:
         try:
             return _connect(path, str(path), apsw.SQLITE_OPEN_READWRITE)
         except (apsw.ReadOnlyError, apsw.CantOpenError):  # a lack of file descriptors is one of these, too
-            if _may_write(path) or without(Path(f"{path}-wal")) is None:
+            if _may_write(path) or missing(Path(f"{path}-wal")) is None:
                 raise
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             return _connect(path, f"{path.as_uri()}?immutable=1", flags)
@@ -224,7 +224,7 @@ def close(connection: apsw.Connection, path: Path) -> None:
 
     And one that is gone, which somebody removed to put a copy of the log back, is not folded into that.
     """
-    if without(Path(f"{path}-wal")) == "empty":
+    if missing(Path(f"{path}-wal")) == "empty":
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
 
@@ -288,7 +288,7 @@ def check_not_left(path: Path) -> None:
     Raises:
         StoreError: what was acknowledged may be in the WAL.
     """
-    how, wal = without(path), look(Path(f"{path}-wal"))
+    how, wal = missing(path), look(Path(f"{path}-wal"))
     if how and wal is not None and wal.st_size:
         raise StoreError(
             f"{path} is {how}, but the WAL of a log is there, {path.name}-wal: "
@@ -382,8 +382,8 @@ def look(path: Path) -> os.stat_result | None:
         return None
 
 
-def without(path: Path) -> str | None:
-    """Return how a file is without a byte, ``empty`` or ``gone``; None if it has some, or cannot be looked at."""
+def missing(path: Path) -> str | None:
+    """Return how a file that should hold something does not: ``empty`` or ``gone``; None if it does, or may."""
     try:
         status = look(path)
     except (OSError, ValueError):
