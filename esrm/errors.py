@@ -114,7 +114,7 @@ class UnknownMoment(Refused):
 
 
 class Malformed(Refused, ValueError):
-    """An event, draft, device, key, note, checkpoint, receipt or request to a witness not in its form; says where not."""
+    """An event, draft, device, key, note, checkpoint, receipt or request that is not in its form; says where not."""
 
 
 class Conflict(EsrmError):
