@@ -45,7 +45,7 @@ def stretches(state: VmState, space: Space, *, free: bool = False) -> list[Stret
     found = [_stretch(state, holding) for holding in _joined(state.holders(space, 0, space.last))]
     if free and state.platform is not None and state.platform.home(space) is space:
         holes = state.allocator.ledger(space).free.overlapping(0, space.last)
-        found += [Stretch(space, first, last, "free") for first, last, _ in holes]
+        found += [Stretch(space, first, last, "free") for first, last in holes]
         found.sort(key=lambda s: (s.first, -s.last))
     return list(_nested(found))
 

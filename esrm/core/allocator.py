@@ -1,9 +1,9 @@
 """What is free and who holds the rest: one ledger a space, and one for each parent's window.
 
-Two ordered maps tell it all: the free ranges, which answer "where does it fit" in logarithmic time, and the held ones,
-which answer "who is in the way". It is a projection of the events like everything else, built from the state on first
-use and kept current by ``evolve``. It decides nothing: ``placement.py`` asks it where, ``state.py`` tells it what
-happened. Next: ``ranges.py``, the ordered map underneath.
+The free ranges (``ranges.py``) answer "where does it fit" in logarithmic time, the held ones (``holders.py``) "who is
+in the way". It is a projection of the events like everything else, built from the state on first use and kept current
+by ``evolve``. It decides nothing: ``placement.py`` asks it where, ``state.py`` tells it what happened.
+Next: ``ranges.py``, where the search for room is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from heapq import merge
 import msgspec
 
 from esrm.core.events import Holding
+from esrm.core.holders import Holders
 from esrm.core.platform import Platform, Range, Reserved
-from esrm.core.ranges import FANOUT_UNSEARCHED, RangeMap
+from esrm.core.ranges import RangeSet
 from esrm.core.resources import Resource, Space, bounds, span
 from esrm.errors import AddressConflict, NotAllocated, OutOfRange
 
@@ -65,9 +66,9 @@ class Ledger:
         self.reserved = sorted((r.first, r.last, r.owner) for r in reserved)
         self.shared_line = shared_line
         self.shared: set[int] = set()
-        self.free: RangeMap[None] = RangeMap()
-        self.beyond: RangeMap[None] = RangeMap()
-        self.held: RangeMap[tuple[str, ...]] = RangeMap(FANOUT_UNSEARCHED)
+        self.free = RangeSet()
+        self.beyond = RangeSet()
+        self.held = Holders()
         walls = [(first, last) for first, last, _ in self.reserved]
         for first, last in _without(self.pools, walls):
             self._set_free(first, last)
@@ -87,15 +88,14 @@ class Ledger:
             AddressConflict: held by somebody, or reserved. OutOfRange: in no pool. Nothing is changed then.
         """
         if shared and first in self.shared:
-            _, owners = self.held.remove(first)
             # By name, not by arrival: a ledger rebuilt from the devices must tell the same as one kept current.
-            self.held.insert(first, last, tuple(sorted((*owners, owner))))
+            self.held.enter(first, last, tuple(sorted((*self.held[first][1], owner))))
             return
         try:
             self.source(first).carve(first, last)
         except ValueError:
             raise self.denial(first, last) from None
-        self.held.insert(first, last, (owner,))
+        self.held.enter(first, last, (owner,))
         if shared:
             self.shared.add(first)
 
@@ -105,18 +105,15 @@ class Ledger:
         Raises:
             NotAllocated: exactly this range is not held by this owner. Nothing is changed then.
         """
-        try:
-            end, owners = self.held.remove(first)
-        except KeyError:
-            raise NotAllocated(self._not_held(first, last, owner)) from None
+        end, owners = self.held.get(first) or (first, ())
         if end != last or owner not in owners:
-            self.held.insert(first, end, owners)
             raise NotAllocated(self._not_held(first, last, owner))
         if len(owners) > 1:
             others = list(owners)
             others.remove(owner)
-            self.held.insert(first, last, tuple(others))
+            self.held.enter(first, last, tuple(others))
             return
+        self.held.drop(first)
         self.shared.discard(first)
         self._set_free(first, last)
 
@@ -157,13 +154,13 @@ class Ledger:
         source.release(first, last)
         if not self.seams:
             return
-        [(first, last, _)] = source.overlapping(first, last)
+        [(first, last)] = source.overlapping(first, last)
         begun, ended = (bisect_right(self.pools, (end, self.space.last)) for end in (first, last))
         for seam, _ in self.pools[begun:ended]:
             source.carve(seam, last)
-            source.insert(seam, last, None)
+            source.insert(seam, last)
 
-    def source(self, first: int) -> RangeMap[None]:
+    def source(self, first: int) -> RangeSet:
         """Where a number comes from and returns to: the pools, or beyond them."""
         if first == self.shared_line:
             return self.beyond

@@ -19,7 +19,7 @@ from esrm.core.allocator import Ledger
 from esrm.core.lifecycle import ANSWERING, HOLDING, Phase
 from esrm.core.placement import Scratch, wish
 from esrm.core.platform import Platform
-from esrm.core.ranges import RangeMap
+from esrm.core.ranges import RangeSet
 from esrm.core.resources import (
     DeviceResources,
     LegacyIrq,
@@ -223,8 +223,8 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
         kind or size, or is not what the device's constraint asked for. AddressConflict, OutOfRange: of ``new``.
     """
     batch = tuple(moves)
-    landing: dict[int, RangeMap[None]] = {}
-    leaving: dict[int, RangeMap[None]] = {}
+    landing: dict[int, RangeSet] = {}
+    leaving: dict[int, RangeSet] = {}
     for item in batch:
         found = _ready(state, item.device, e.ResourcesMoved)
         _check_move(found, item)
@@ -232,13 +232,13 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
         book = state.ledger(found, space)
         if first in book.shared:
             raise InvalidConstraint(f"{item.device}: {item.old} is shared, and a shared line does not move")
-        _enter(leaving.setdefault(id(book), RangeMap()), first, last, f"{item.device}: {item.old} is moved twice")
+        _enter(leaving.setdefault(id(book), RangeSet()), first, last, f"{item.device}: {item.old} is moved twice")
     for item in batch:
         found = state.device(item.device)
         space, first, last = span(item.new)
         book = state.ledger(found, space)
         free = book.source(first).overlapping(first, last)
-        room = sorted((low, high) for low, high, _ in [*free, *leaving[id(book)].overlapping(first, last)])
+        room = sorted([*free, *leaving[id(book)].overlapping(first, last)])
         reach = first
         for low, high in room:
             reach = high + 1 if low <= reach else reach
@@ -246,7 +246,7 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
             denial = book.denial(first, last)
             raise type(denial)(f"{item.device}: {denial}")
         _enter(
-            landing.setdefault(id(book), RangeMap()),
+            landing.setdefault(id(book), RangeSet()),
             first,
             last,
             f"{item.device}: {item.new} is taken twice in this batch",
@@ -254,9 +254,9 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
     return [e.ResourcesMoved(batch)] if batch else []
 
 
-def _enter(ranges: RangeMap[None], first: int, last: int, otherwise: str) -> None:
+def _enter(ranges: RangeSet, first: int, last: int, otherwise: str) -> None:
     try:
-        ranges.insert(first, last, None)
+        ranges.insert(first, last)
     except ValueError:
         raise AddressConflict(otherwise) from None
 

@@ -19,7 +19,7 @@ from esrm import errors
 from esrm.core.allocator import BLOCKERS_MAX, Ledger
 from esrm.core.events import Holding, Refusal
 from esrm.core.platform import Platform, Range
-from esrm.core.ranges import RangeMap
+from esrm.core.ranges import RangeSet
 from esrm.core.resources import (
     PCI_MSI_MAX,
     PCI_MSIX_MAX,
@@ -177,7 +177,7 @@ class _Page:
     def __init__(self, book: Ledger) -> None:
         self.book = book
         self.holdings: list[Holding] = []
-        self.taken: RangeMap[None] = RangeMap()  # the same as runs without gaps, so that a search steps over each once
+        self.taken = RangeSet()  # the same as runs without gaps, so that a search steps over each once
         self.shared: set[int] = set()
         self._reached: dict[Wish, int] = {}  # the same wish need not look again where it has found nothing
 
@@ -279,8 +279,8 @@ class _Page:
                 part = parts.pop()._replace(last=last)  # people count devices, not the slots of a group
             parts.append(part)
         free = [*self.book.free.overlapping(low, high), *(self.book.beyond.overlapping(low, high) if beyond else ())]
-        for first, last in ((max(first, low), min(last, high)) for first, last, _ in free):
-            for own, end, _ in self.taken.overlapping(first, last):
+        for first, last in ((max(first, low), min(last, high)) for first, last in free):
+            for own, end in self.taken.overlapping(first, last):
                 if own > first:
                     parts.append(_Segment(first, own - 1))
                 first = end + 1

@@ -1,20 +1,20 @@
 """Where a range lies, and where the next one fits.
 
-One class decides both: ``RangeMap``, a sorted map of disjoint inclusive ranges. The allocator keeps two for a space,
-the free ranges and the held ones; nothing else in esrm searches for room. It stands alone because everything waits
-for it, and because it can: it knows neither spaces nor devices.
+One class decides both: ``RangeSet``, a sorted set of disjoint inclusive ranges. The allocator keeps a space's free
+ranges in one; nothing else in esrm searches for room. It stands alone because everything waits for it, and because it
+can: it knows neither spaces nor devices.
 
 It is a B+tree in which a node knows the most room beneath it (Cormen et al., Introduction to Algorithms, "Augmenting
-data structures", which builds interval trees this way). What always holds, and ``RangeMap._check`` verifies:
+data structures", which builds interval trees this way). What always holds, and ``RangeSet._check`` verifies:
 
-- A leaf has its ranges in three parallel lists, in address order; no two ranges of the map overlap. Leaves are chained.
+- A leaf has its ranges in two parallel lists, in address order; no two ranges of the set overlap. Leaves are chained.
 - An inner node has in ``firsts`` the *exact* first address beneath each child but the leftmost. So the way down to an
   address is ``bisect_right(node.firsts, address)``, and it ends where the last range is that starts at or before it.
-- All leaves are equally deep. No node is empty, except the only leaf of an empty map; an inner root has two children or
+- All leaves are equally deep. No node is empty, except the only leaf of an empty set; an inner root has two children or
   more. An emptied node leaves at once; one that is merely underfull does no harm and stays.
 - ``node.rooms[mask][i]`` is the largest size that fits into entry i (a range, or all beneath a child) at an address
   with ``address & mask == 0``; zero or less if none does. It is there for the masks of the latest searches, the same
-  in all nodes: a map that is never searched pays nothing.
+  in all nodes: a set that is never searched pays nothing.
 - What the last search proved: no range that starts in ``_known_low``..``_known_first - 1``, and no part from
   ``_known_low`` on of one that starts before, has room for ``_known_size`` at ``_known_mask``. The next starts there.
 
@@ -26,40 +26,34 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice, pairwise
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-V = TypeVar("V")
 T = TypeVar("T")
 
 FANOUT = 32  # measured: 16 makes the tree deep, 64 makes the way through a node long; in between it matters little
-FANOUT_UNSEARCHED = 256  # where nobody searches for room, no node is walked through, and a flatter tree is quicker
 MASKS_MAX = 32  # each in use makes a change some 2 us slower; the BARs of PCI alone, 16 B to 64 KiB, have 13 alignments
 
 
-class _Node(Generic[V]):
-    """A leaf if it has no children; only a leaf has lasts, values and a next."""
+class _Node:
+    """A leaf if it has no children; only a leaf has lasts and a next."""
 
-    __slots__ = ("children", "firsts", "lasts", "next", "parent", "rooms", "values")
+    __slots__ = ("children", "firsts", "lasts", "next", "parent", "rooms")
 
-    def __init__(self, parent: _Node[V] | None = None) -> None:
+    def __init__(self, parent: _Node | None = None) -> None:
         self.parent = parent
-        self.next: _Node[V] | None = None
-        self.children: list[_Node[V]] = []
+        self.next: _Node | None = None
+        self.children: list[_Node] = []
         self.firsts: list[int] = []
         self.lasts: list[int] = []
-        self.values: list[V] = []
         self.rooms: dict[int, list[int]] = {}
 
 
-class RangeMap(Generic[V]):
-    """Disjoint inclusive ranges of addresses from 0 on, each with a value, in address order.
+class RangeSet:
+    """Disjoint inclusive ranges of addresses from 0 on, in address order.
 
     Each operation on one range and each search for room takes time logarithmic in the number of ranges, however many
     are too small, or too small once aligned; only a search with a mask that is not among the ``MASKS_MAX`` used latest
-    visits them all. A mask is an alignment less one, the alignment a power of two. Do not change a map while iterating.
-
-    Args:
-        fanout: at most so many entries a node, at least 3; None for ``FANOUT``.
+    visits them all. A mask is an alignment less one, the alignment a power of two. Do not change a set while iterating.
 
     Attributes:
         total: the number of addresses in all ranges together.
@@ -68,11 +62,11 @@ class RangeMap(Generic[V]):
     __slots__ = ("_count", "_fanout", "_finger", "_head", "_known_first", "_known_low", "_known_mask", "_known_size",
                  "_mask", "_masks", "_root", "total")  # fmt: skip
 
-    def __init__(self, fanout: int | None = None) -> None:
+    def __init__(self) -> None:
         self.total = 0
         self._count = 0
-        self._fanout = fanout or FANOUT
-        self._root: _Node[V] = _Node()
+        self._fanout = FANOUT
+        self._root = _Node()
         self._head = self._root  # the leftmost leaf
         self._finger = self._root  # the leaf where the last search ended, where the caller is likely to carve
         self._masks: dict[int, None] = {}  # the least recently used first
@@ -82,37 +76,31 @@ class RangeMap(Generic[V]):
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[tuple[int, int, V]]:
-        leaf: _Node[V] | None = self._head
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        leaf: _Node | None = self._head
         while leaf is not None:
-            yield from zip(leaf.firsts, leaf.lasts, leaf.values, strict=True)
+            yield from zip(leaf.firsts, leaf.lasts, strict=True)
             leaf = leaf.next
 
     def __repr__(self) -> str:
-        some = [f"{first:#x}-{last:#x}" for first, last, _ in islice(self, 3)]
+        some = [f"{first:#x}-{last:#x}" for first, last in islice(self, 3)]
         more = [f"and {self._count - 3} more"] if self._count > 3 else []
-        return f"<RangeMap: {self.total:#x} addresses in {', '.join(some + more) or 'no range'}>"
+        return f"<RangeSet: {self.total:#x} addresses in {', '.join(some + more) or 'no range'}>"
 
     # Looking up
 
-    def get(self, first: int) -> tuple[int, V] | None:
-        """The last address and the value of the range that starts at ``first``, or None."""
-        leaf = self._leaf(first)
-        i = bisect_right(leaf.firsts, first) - 1
-        return (leaf.lasts[i], leaf.values[i]) if i >= 0 and leaf.firsts[i] == first else None
-
-    def at(self, point: int) -> tuple[int, int, V] | None:
-        """The range that contains ``point``, as (first, last, value), or None."""
+    def at(self, point: int) -> tuple[int, int] | None:
+        """The range that contains ``point``, as (first, last), or None."""
         return next(self.overlapping(point, point), None)
 
-    def overlapping(self, first: int, last: int) -> Iterator[tuple[int, int, V]]:
+    def overlapping(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """All ranges with an address in ``first``..``last``, whole and in order, without visiting any others."""
-        leaf: _Node[V] | None = self._leaf(first)
+        leaf: _Node | None = self._leaf(first)
         i = bisect_right(leaf.firsts, first)
         if i and leaf.lasts[i - 1] >= first:
             i -= 1
         while leaf is not None:
-            for found in zip(leaf.firsts[i:], leaf.lasts[i:], leaf.values[i:], strict=True):
+            for found in zip(leaf.firsts[i:], leaf.lasts[i:], strict=True):
                 if found[0] > last:
                     return
                 yield found
@@ -123,7 +111,7 @@ class RangeMap(Generic[V]):
 
         Ranges that reach out of the window count with their part inside. Takes time linear in the ranges counted.
         """
-        inside = [(max(first, low), min(last, high)) for first, last, _ in self.overlapping(low, high)]
+        inside = [(max(first, low), min(last, high)) for first, last in self.overlapping(low, high)]
         sizes = [last - first + 1 for first, last in inside]
         rooms = [last - (first - 1 | mask) for first, last in inside]
         return sum(sizes), len(sizes), max(sizes, default=0), max(0, max(rooms, default=0))
@@ -223,9 +211,9 @@ class RangeMap(Generic[V]):
         fit = node.lasts[i] - size + 1 & ~mask
         return fit if fit >= low else None
 
-    # Changing. Three of these are called so often that they spell out _leaf.
+    # Changing. Two of these are called so often that they spell out _leaf.
 
-    def insert(self, first: int, last: int, value: V) -> None:
+    def insert(self, first: int, last: int) -> None:
         """Add a range, joined with nothing. ValueError, and no change, if it overlaps one."""
         leaf = self._root
         while children := leaf.children:
@@ -235,22 +223,9 @@ class RangeMap(Generic[V]):
         if first > last or after <= last or (i and leaf.lasts[i - 1] >= first):
             raise self._clash(first, last)
         self.total += last - first + 1
-        self._place(leaf, i, first, last, value)
+        self._place(leaf, i, first, last)
 
-    def remove(self, first: int) -> tuple[int, V]:
-        """Take out the range that starts at ``first``: its last address and value. KeyError if none starts there."""
-        leaf = self._root
-        while children := leaf.children:
-            leaf = children[bisect_right(leaf.firsts, first)]
-        i = bisect_right(leaf.firsts, first) - 1
-        if i < 0 or leaf.firsts[i] != first:
-            raise KeyError(f"no range starts at {first:#x}")
-        last, value = leaf.lasts[i], leaf.values[i]
-        self.total -= last - first + 1
-        self._drop(leaf, i)
-        return last, value
-
-    def release(self: RangeMap[None], first: int, last: int) -> None:
+    def release(self, first: int, last: int) -> None:
         """Add a range, joined with the neighbours it touches. ValueError, and no change, if it overlaps one."""
         leaf = self._root
         while children := leaf.children:
@@ -272,7 +247,7 @@ class RangeMap(Generic[V]):
         elif above == last:
             self._edit(right, j, first, right.lasts[j])
         else:
-            self._place(leaf, i, first, last, None)
+            self._place(leaf, i, first, last)
 
     def carve(self, first: int, last: int) -> None:
         """Cut ``first``..``last`` out of the range that holds all of it; what is left on either side stays.
@@ -290,7 +265,7 @@ class RangeMap(Generic[V]):
         if start < first:
             self._edit(leaf, i, start, first - 1)
             if last < end:
-                self._place(leaf, i + 1, last + 1, end, leaf.values[i])
+                self._place(leaf, i + 1, last + 1, end)
         elif last < end:
             self._edit(leaf, i, last + 1, end)
         else:
@@ -302,7 +277,7 @@ class RangeMap(Generic[V]):
         other = next(self.overlapping(first, last))
         return ValueError(f"{first:#x}-{last:#x} overlaps {other[0]:#x}-{other[1]:#x}")
 
-    def _leaf(self, address: int) -> _Node[V]:
+    def _leaf(self, address: int) -> _Node:
         """The leaf with the last range that starts at or before ``address``; if there is none, the leftmost leaf."""
         node = self._root
         while children := node.children:
@@ -311,11 +286,10 @@ class RangeMap(Generic[V]):
 
     # One range changes: the lists of its leaf first, then the one separator that names it, then the rooms above
 
-    def _place(self, leaf: _Node[V], i: int, first: int, last: int, value: V) -> None:
+    def _place(self, leaf: _Node, i: int, first: int, last: int) -> None:
         # No separator changes: i is 0 only in the leftmost leaf, which has none.
         leaf.firsts.insert(i, first)
         leaf.lasts.insert(i, last)
-        leaf.values.insert(i, value)
         self._count += 1
         if self._masks:
             if first < self._known_first and last >= self._known_low:
@@ -330,7 +304,7 @@ class RangeMap(Generic[V]):
         if len(leaf.firsts) > self._fanout:
             self._split(leaf)
 
-    def _edit(self, leaf: _Node[V], i: int, first: int, last: int) -> None:
+    def _edit(self, leaf: _Node, i: int, first: int, last: int) -> None:
         was = leaf.firsts[i]
         leaf.firsts[i] = first
         leaf.lasts[i] = last
@@ -348,10 +322,10 @@ class RangeMap(Generic[V]):
                 if room > top or (old == top and (room := max(rooms)) != top):
                     self._lift(parent, j, mask, room, first)
 
-    def _drop(self, leaf: _Node[V], i: int) -> None:
+    def _drop(self, leaf: _Node, i: int) -> None:
         firsts = leaf.firsts
         first = firsts[i]
-        del firsts[i], leaf.lasts[i], leaf.values[i]
+        del firsts[i], leaf.lasts[i]
         self._count -= 1
         if not firsts and leaf.parent:
             self._unlink(leaf, first)
@@ -361,7 +335,7 @@ class RangeMap(Generic[V]):
         if not i or self._masks:
             self._shed(leaf, i, first, firsts[0] if firsts else first)
 
-    def _shed(self, node: _Node[V], i: int, first: int, heir: int) -> None:
+    def _shed(self, node: _Node, i: int, first: int, heir: int) -> None:
         """Entry i of a node, which began at ``first``, is gone; the least address beneath it is ``heir`` if i is 0."""
         parent = node.parent
         if parent is None:
@@ -377,7 +351,7 @@ class RangeMap(Generic[V]):
             if room == parent.rooms[mask][j] and room not in rooms:
                 self._lift(parent, j, mask, max(rooms), first)
 
-    def _rename(self, node: _Node[V], j: int, was: int, first: int) -> None:
+    def _rename(self, node: _Node, j: int, was: int, first: int) -> None:
         """The least address beneath child j of a node was ``was`` and is ``first``."""
         if not j and first == self._head.firsts[0]:
             return  # the least of the map, which no separator names
@@ -387,7 +361,7 @@ class RangeMap(Generic[V]):
             j = bisect_right(node.firsts, was)
         node.firsts[j - 1] = first
 
-    def _lift(self, node: _Node[V], i: int, mask: int, room: int, address: int) -> None:
+    def _lift(self, node: _Node, i: int, mask: int, room: int, address: int) -> None:
         """Child i of a node, with ``address`` beneath it, has this room now: tell those above, as far as it matters."""
         while True:
             rooms = node.rooms[mask]
@@ -401,11 +375,11 @@ class RangeMap(Generic[V]):
                 return
             node = parent
 
-    def _split(self, node: _Node[V]) -> None:
+    def _split(self, node: _Node) -> None:
         """Move the upper half of a node that is too full into a twin at its right."""
         parent = node.parent
         if parent is None:
-            parent = self._root = node.parent = _Node[V]()
+            parent = self._root = node.parent = _Node()
             parent.children = [node]
             parent.rooms = {mask: [0] for mask in node.rooms}
         twin = _Node(parent)
@@ -418,7 +392,6 @@ class RangeMap(Generic[V]):
             least = node.firsts.pop()
         else:
             twin.lasts = _cut(node.lasts, half)
-            twin.values = _cut(node.values, half)
             twin.next, node.next = node.next, twin
             least = twin.firsts[0]
         j = bisect_right(parent.firsts, least)
@@ -430,7 +403,7 @@ class RangeMap(Generic[V]):
         if len(parent.children) > self._fanout:
             self._split(parent)
 
-    def _unlink(self, leaf: _Node[V], first: int) -> None:
+    def _unlink(self, leaf: _Node, first: int) -> None:
         """Take out an emptied leaf, which began at ``first``, and all that is superfluous without it."""
         before = self._leaf(first - 1)
         if leaf is not self._head:
@@ -468,13 +441,13 @@ class RangeMap(Generic[V]):
     def _check(self) -> None:
         """Assert all that the top of this file promises. Visits everything; for tests."""
         ranges = list(self)
-        assert all(first <= last for first, last, _ in ranges)
+        assert all(first <= last for first, last in ranges)
         assert all(one[1] < other[0] for one, other in pairwise(ranges))
-        assert (self._count, self.total) == (len(ranges), sum(last - first + 1 for first, last, _ in ranges))
+        assert (self._count, self.total) == (len(ranges), sum(last - first + 1 for first, last in ranges))
         assert len(self._root.children) != 1
         assert self._root.parent is None
         depths: set[int] = set()
-        leaf: _Node[V] | None = self._head
+        leaf: _Node | None = self._head
         for node in _nodes(self._root):
             assert node.rooms == {mask: _rooms(node, mask) for mask in self._masks}
             if node.children:
@@ -490,28 +463,28 @@ class RangeMap(Generic[V]):
         assert len(depths) == 1
         assert self._leaf(_least(self._finger) if ranges else 0) is self._finger
         if self._known_low <= self._known_first:
-            for first, last, _ in self.overlapping(self._known_low, self._known_first - 1):
+            for first, last in self.overlapping(self._known_low, self._known_first - 1):
                 assert last - (max(first, self._known_low) - 1 | self._known_mask) < self._known_size
 
 
-def _nodes(node: _Node[V]) -> Iterator[_Node[V]]:
+def _nodes(node: _Node) -> Iterator[_Node]:
     """A node and all beneath it, children before parents."""
     for child in node.children:
         yield from _nodes(child)
     yield node
 
 
-def _rooms(node: _Node[V], mask: int) -> list[int]:
+def _rooms(node: _Node, mask: int) -> list[int]:
     if node.children:
         return [max(child.rooms[mask]) for child in node.children]
     return [last - (first - 1 | mask) for first, last in zip(node.firsts, node.lasts, strict=True)]
 
 
-def _least(node: _Node[V]) -> int:
+def _least(node: _Node) -> int:
     return _least(node.children[0]) if node.children else node.firsts[0]
 
 
-def _depth(node: _Node[V]) -> int:
+def _depth(node: _Node) -> int:
     return 1 + _depth(node.parent) if node.parent else 0
 
 

@@ -659,7 +659,7 @@ def test_a_move_does_not_run_over_the_shared_line() -> None:
         with pytest.raises(Refused):
             decide.move(state, [Move("a", group, new)])
     do(state, decide.move, [Move("a", group, esrm.MsiIrq(esrm.MsiIrqType.GENERIC_MSI, 9, 4))])
-    assert state.allocator.ledger(Space.MSI_IRQ).held.at(9) == (9, 12, ("a",))
+    assert state.allocator.ledger(Space.MSI_IRQ).held.get(9) == (12, ("a",))
 
 
 def test_a_move_does_not_run_over_a_seam() -> None:

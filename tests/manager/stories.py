@@ -239,7 +239,7 @@ def _audit_ledgers(state: VmState, fresh: VmState, space: Space) -> None:
         for first, last, owners in held:
             assert len(owners) == 1 or first in live.shared, f"{owners} both hold {space} {first:#x}-{last:#x}"
         # Free, held and reserved are the pool, whole and without overlap.
-        parts = [*((a, b) for a, b, _ in live.free), *((a, b) for a, b, _ in held), *_walls(live)]
+        parts = [*live.free, *((a, b) for a, b, _ in held), *_walls(live)]
         inside = sorted((a, b) for a, b in parts if any(low <= a <= high for low, high in live.pools))
         assert sum(b - a + 1 for a, b in inside) == sum(b - a + 1 for a, b in live.pools)
         assert all(left[1] < right[0] for left, right in pairwise(inside))
