@@ -101,15 +101,11 @@ class Twin:
             for one in rows:
                 self._connection.execute(self._insert, one)
             return
-        descriptor = os.open(head, os.O_WRONLY | os.O_CREAT)
-        os.pwrite(descriptor, bytes(8192), 0)
-        os.fsync(descriptor)
-        for number, one in enumerate(rows):
+        anchor = Head(head)
+        for one in rows:
             self._connection.execute(self._insert, one)
-            os.pwrite(descriptor, bytes(512), number % 2 * 4096)
-            os.fdatasync(descriptor)
-        os.close(descriptor)
-        head.unlink()
+            anchor.write()
+        anchor.close()
 
     def insert_together(self, rows: Sequence[Any]) -> None:
         """One commit for all."""
@@ -119,6 +115,27 @@ class Twin:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+class Head:
+    """A head file's place on the disk: 512 bytes, in two places in turn, each written and synced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._number = path, 0
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.pwrite(self._descriptor, bytes(8192), 0)
+        os.fsync(self._descriptor)
+
+    def write(self) -> None:
+        """Write one of the two, and wait for the disk."""
+        os.pwrite(self._descriptor, bytes(512), self._number % 2 * 4096)
+        os.fdatasync(self._descriptor)
+        self._number += 1
+
+    def close(self) -> None:
+        """Close and remove it."""
+        os.close(self._descriptor)
+        self._path.unlink()
 
 
 def pages(path: Path) -> dict[str, int]:
