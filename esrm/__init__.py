@@ -288,6 +288,12 @@ if TYPE_CHECKING:
     from esrm.projection import (
         Projection as Projection,
     )
+    from esrm.stores.base import (
+        Reader as Reader,
+    )
+    from esrm.stores.base import (
+        Store as Store,
+    )
     from esrm.stores.records import (
         Committed as Committed,
     )
@@ -332,6 +338,7 @@ _HOMES = {
     "esrm.manager": "ResourceManager acting load_platform",
     "esrm.opening": "open_reader open_store",
     "esrm.projection": "Projection",
+    "esrm.stores.base": "Reader Store",
     "esrm.stores.records": "Committed Draft Record StreamHead",
     "esrm.subscription": "Subscription",
 }

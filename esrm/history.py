@@ -20,7 +20,7 @@ from esrm.cache.snapshots import Snapshots
 from esrm.core import events as e
 from esrm.core.resources import Space, span
 from esrm.core.state import DeviceState, VmState, evolve
-from esrm.errors import Corrupt, InvalidConstraint, UnknownDevice, UnknownMoment
+from esrm.errors import Corrupt, InvalidConstraint, Malformed, UnknownDevice, UnknownMoment
 from esrm.names import suggestion
 from esrm.stores.chain import cut
 
@@ -148,10 +148,24 @@ class Past:
         self.head()
         return self._reader.revision_at_time(self.vm, time[0] - 1) + 1
 
+    def last_until(self, moment: Moment) -> int:
+        """The revision up to which a log shows what happened until a moment.
+
+        As ``revision``, but -1 for a time at which the VM had not begun.
+        """
+        if (time := _time_of(moment)) is None:
+            return self.revision(moment)
+        self.head()
+        return self._reader.revision_at_time(self.vm, time[1])
+
     def at(
         self, revision: Moment | None = None, *, time: datetime | int | None = None, position: int | None = None
     ) -> VmState:
-        """The state after a revision, at a time (datetime, or Unix nanoseconds), or at a position; else at the head."""
+        """The state after a revision, at a time (datetime, or Unix nanoseconds), or at a position; else at the head.
+
+        Raises:
+            UnknownMoment: the log has no such moment. Malformed: more than one is given, or a time that is none.
+        """
         return self._at(self._resolve(revision, time, position))
 
     def diff(self, a: Moment, b: Moment = "@") -> Diff:
@@ -211,11 +225,12 @@ class Past:
     ) -> Iterator[Record[e.Event]]:
         """The records that match all that is given, from ``since`` to ``until``, both inclusive; streamed.
 
-        A time as ``since`` means the first record at or after it; there may be none.
+        A time as ``since`` means the first record at or after it, as ``until`` the last at or before it; there may be
+        none.
         """
         if type is not None and type not in e.TYPES:
             raise UnknownMoment(f"no event type {type!r:.80}; {suggestion(type, e.TYPES)}")
-        first, last = self.first_since(since), self.revision(until)
+        first, last = self.first_since(since), self.last_until(until)
         while first <= last:
             page = self._reader.read(self.vm, first - 1, min(1000, last - first + 1))
             if not page:
@@ -244,7 +259,15 @@ class Past:
         return state
 
     def _resolve(self, revision: Moment | None, time: datetime | int | None, position: int | None) -> int:
+        if [revision, time, position].count(None) < 2:
+            raise Malformed(
+                f"one moment at a time: revision={revision!r}, time={time!r}, position={position!r} are more"
+            )
         if time is not None:
+            if not isinstance(time, (datetime, int)):  # pyright: ignore[reportUnnecessaryIsInstance]  no types there
+                raise Malformed(
+                    f"time takes a datetime or Unix nanoseconds, not {time!r:.40}; text goes into '@{{...}}'"
+                )
             return self._at_time(time, str(time))
         if position is None:
             return self.revision("@" if revision is None else revision)

@@ -365,10 +365,9 @@ class ResourceManager:
         try:
             await device.assign(told)
         except BaseException as error:
-            cancelled = isinstance(error, anyio.get_cancelled_exc_class())
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._walk_back(name, "assign was cancelled" if cancelled else f"assign failed: {error!r}")
+                    await self._walk_back(name, f"assign {_ended(error)}")
                 except EsrmError as hindrance:
                     error.add_note(f"{name} could not be released after that: {hindrance}")
             raise
@@ -387,6 +386,7 @@ class ResourceManager:
         """Until it holds nothing, or as far as what lives inside it allows: it no longer answers in any case."""
         if self._state.device(device).phase in ANSWERING:
             await self.unregister(device)
+        self.live.pop(device, None)
         if self._state.device(device).phase in HOLDING:
             await self.release(device, reason=reason)
 
@@ -415,6 +415,7 @@ class ResourceManager:
 
     async def _commit(self, decision: Decision) -> None:
         """Everything that changes the VM goes through here, one at a time."""
+        self._store.check_home()  # before waiting for a turn, which a task of another event loop would never get
         async with self._turn:
             if self._behind:
                 await self._settle()
@@ -505,6 +506,8 @@ class ResourceManager:
     def _drafts(self, events: Sequence[Event]) -> list[Draft[Event]]:
         asker = _asker.get()
         now = max(self._clock(), self._time_ns)
+        if type(now) is not int:
+            raise Malformed(f"{self.name}: the clock gives whole nanoseconds, as time.time_ns does, not {now!r:.40}")
         if now > TIME_NS_MAX:  # before an id is made of it, behind which all later ones would have to lie
             raise TooLarge(f"{self.name}: the clock says {now}, but a time_ns is at most 2**63-1")
         actor = self._actor if asker.actor is None else asker.actor
@@ -532,6 +535,15 @@ class Uuid7:
         low = 1 << 63 | int.from_bytes(os.urandom(8), "big") >> 2
         digits = f"{high:016x}{low:016x}"
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _ended(error: BaseException) -> str:
+    """How a device's own code ended, in words."""
+    _, failed = BaseExceptionGroup("", [error]).split(anyio.get_cancelled_exc_class())  # a nursery cancels in a group
+    try:
+        return "was cancelled" if failed is None else f"failed: {error!r}"
+    except Exception:  # the device's errors may be of any class, and that of any quality
+        return f"failed: {type(error).__name__}"
 
 
 def _platform(platform: str | os.PathLike[str] | Platform) -> Platform:

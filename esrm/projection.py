@@ -15,7 +15,7 @@ import anyio
 from esrm.core.events import Event
 from esrm.core.resources import DeviceResources
 from esrm.core.state import VmState, evolve
-from esrm.errors import Corrupt, EsrmError, StoreError
+from esrm.errors import Corrupt, EsrmError, InUse, StoreError
 
 if TYPE_CHECKING:
     from esrm.stores.base import Record, Store
@@ -32,6 +32,7 @@ class Projection:
     def __init__(self, store: Store[Event], vm: str | None = None, *, batch: int = 256) -> None:
         self.vm = vm
         self.states: dict[str, VmState] = {}
+        self._store = store
         self._subscription = store.subscribe(vm=vm, batch=batch)
         self._position = 0
         self._moved = anyio.Event()
@@ -63,16 +64,20 @@ class Projection:
         """Return once everything up to ``position`` is applied.
 
         Raises:
-            Corrupt, StoreError: what stopped the projection before that; StoreError also outside of its block.
+            Corrupt, StoreError: what stopped the projection before that; StoreError also outside of its block, and in
+                another event loop than the store's.
         """
         while self.position < position:
             self._check()
             if not self._follows:
                 why = "has not begun" if self._follows is None else "has ended"
                 raise StoreError(f"this projection stopped at position {self.position}: its block {why}")
+            self._store.check_home()
             await self._moved.wait()
 
     async def __aenter__(self) -> Self:
+        if self._follows:
+            raise InUse("this projection follows already: make another one, or leave its block first")
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._follows = True
         group.start_soon(self._follow)

@@ -211,7 +211,7 @@ class Store(ABC, Generic[E]):
             raise StoreError(f"{self} is being opened by another task: cancel that one, or close when it is open")
         if self._loop is None or self._over.is_set():
             return
-        self._check_home()
+        self.check_home()
         if self._closed:
             await outlast(self._over)
         else:
@@ -220,6 +220,17 @@ class Store(ABC, Generic[E]):
                 await self._close()
             finally:
                 self._over.set()
+
+    def check_home(self) -> None:
+        """Raise ``StoreError`` unless this is the event loop, and the process, that opened the store."""
+        if self._loop is None:
+            raise StoreError(f"{self} is not open: use it inside `async with`")
+        try:
+            here = self._ask_loop() is self._loop and os.getpid() == self._pid
+        except RuntimeError:  # no event loop runs here
+            here = False
+        if not here:
+            raise StoreError(f"{self} was opened in another process or event loop: open one of your own here")
 
     @abstractmethod
     async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> Committed[E]:
@@ -320,17 +331,7 @@ class Store(ABC, Generic[E]):
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreError(f"{self} is closed")
-        if self._loop is None:
-            raise StoreError(f"{self} is not open: use it inside `async with`")
-        self._check_home()
-
-    def _check_home(self) -> None:
-        try:
-            here = self._ask_loop() is self._loop and os.getpid() == self._pid
-        except RuntimeError:  # no event loop runs here
-            here = False
-        if not here:
-            raise StoreError(f"{self} was opened in another process or event loop: open one of your own here")
+        self.check_home()
 
     def _check_process(self) -> None:
         if self._loop is not None and self._pid != os.getpid():

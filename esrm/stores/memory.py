@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T, conflict
@@ -108,13 +108,13 @@ class MemoryStore(Store[E]):
         """Add drafts to the end of a stream; see ``Store.append``. A cancelled append has not happened."""
         self._check_usable()
         batch = prepare(self._codec, vm, drafts, expected)
-        await checkpoint()
-        self._check_usable()
+        await checkpoint_if_cancelled()
         stream = self._shelf.streams.get(vm, [])
         if expected == len(stream) - 1:
             rows = self._write(batch, stream)
             records = CommittedVolatile(entered(rows, batch.drafts))
             self._tail.extend(records, batch.datas)
+            await cancel_shielded_checkpoint()  # only now that it stands, so that a close never comes before
             return records
         standing = stream[expected + 1 : expected + 1 + len(batch.ids)]
         if standing and [row[3] for row in standing] == batch.ids:

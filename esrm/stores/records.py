@@ -194,6 +194,8 @@ def prepare(codec: Codec[E], vm: str, drafts: Sequence[Draft[E]], expected: int)
         if not 0 <= time_ns <= TIME_NS_MAX:
             raise TooLarge(f"{vm}: time_ns {time_ns} is outside 0 to 2**63-1")
         data = encode(draft.event)
+        if type(data) is not bytes:  # a bytearray may change under the store, and anything else fails in it
+            raise Malformed(f"{vm}: the store's codec made {data!r:.40} of event {id}, which is not bytes")
         if len(data) > EVENT_BYTES_MAX:
             raise TooLarge(f"{vm}: event {id} takes {len(data):,} bytes; the limit is {EVENT_BYTES_MAX:,}")
         ids.append(bytes.fromhex(id.replace("-", "")))

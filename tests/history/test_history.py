@@ -101,6 +101,16 @@ async def test_the_state_at_each_revision_position_and_time(url: str):
         assert await history.at() == state == await history.at("@") == await history.at(position=await store.head())
 
 
+async def test_one_moment_at_a_time(url: str):
+    """Of two moments one would have to be passed over; and a time is no text, which has a form of its own."""
+    async with story(url) as (_, history, records):
+        for two in ({"time": records[3].time_ns}, {"position": 4}):
+            with pytest.raises(esrm.Malformed, match=r"^one moment at a time: revision=3, "):
+                await history.at(3, **two)
+        with pytest.raises(esrm.Malformed, match=r"nanoseconds, not '2026-01-01'; text goes into '@\{\.\.\.\}'"):
+            await history.at(time="2026-01-01")  # type: ignore[arg-type]
+
+
 async def test_times_with_and_without_a_zone(url: str):
     """A datetime without a zone is UTC; with one it is that instant; nanoseconds are exact on both sides."""
     async with story(url) as (_, history, records):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 from stories import TINY, Toy, audit, turn
@@ -147,6 +149,35 @@ async def test_nobody_waits_for_one_that_has_not_begun(url: str):
     async with open_store(url) as store:
         with anyio.fail_after(10), pytest.raises(StoreError, match="its block has not begun"):
             await Projection(store, "web-1").wait_for(1)
+
+
+async def test_it_follows_once(url: str):
+    """Entered a second time while it follows it refuses, and goes on; entered after that, it goes on from there."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        projection = Projection(store, "web-1")
+        async with projection:
+            with pytest.raises(esrm.InUse, match="follows already"):
+                await projection.__aenter__()
+            await vm.create("net0")
+            await projection.wait_for(vm.position)
+        await vm.create("net1")
+        async with projection:
+            await projection.wait_for(vm.position)
+        assert list(projection.state.devices) == ["net0", "net1"]
+
+
+async def test_nobody_waits_in_another_loop(url: str, anyio_backend: str):
+    """It would never be woken there: it is refused, and who waits where the store is open is not disturbed."""
+    async with (
+        open_store(url) as store,
+        ResourceManager(store, vm="web-1", platform=TINY) as vm,
+        Projection(store, "web-1") as projection,
+    ):
+        stray = partial(anyio.run, projection.wait_for, 100, backend=anyio_backend)
+        with anyio.fail_after(10), pytest.raises(StoreError, match="event loop"):
+            await anyio.to_thread.run_sync(stray, abandon_on_cancel=True)
+        await vm.create("net0")
+        await projection.wait_for(vm.position)
 
 
 async def test_what_it_had_applied_stays_true(url: str):

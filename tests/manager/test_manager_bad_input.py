@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import apsw
 import pytest
 from stories import TINY, Toy, agree, until
@@ -19,6 +21,7 @@ from esrm import (
     History,
     InvalidConstraint,
     KvmMemSlotConstraint,
+    Malformed,
     MmioConstraint,
     Phase,
     Projection,
@@ -243,3 +246,24 @@ async def test_a_store_that_is_not_open(tmp_path: Path):
         with pytest.raises(StoreError):
             await vm.create("late")
         assert "late" not in vm.state.devices
+
+
+async def test_another_event_loop(url: str, anyio_backend: str):
+    """While a step is under way, one from another loop is refused at once, and does not keep the next from its turn."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1") as vm:
+        stray = partial(anyio.run, vm.create, "stray", backend=anyio_backend)
+        async with vm._turn:
+            with anyio.fail_after(10), pytest.raises(StoreError, match="event loop"):
+                await anyio.to_thread.run_sync(stray, abandon_on_cancel=True)
+        with anyio.fail_after(10):
+            await vm.create("net0")
+        assert list(vm.state.devices) == ["net0"]
+
+
+async def test_a_clock_that_tells_no_nanoseconds(url: str):
+    """Seconds, as ``time.time`` tells them, are refused by name, and nothing is recorded."""
+    async with open_store(url) as store:
+        with pytest.raises(Malformed, match=r"the clock gives whole nanoseconds, as time.time_ns does, not 1.7"):
+            async with ResourceManager(store, vm="web-1", clock=lambda: 1.7e18):  # type: ignore[arg-type, return-value]
+                pass
+        assert await store.head() == 0

@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 import apsw
 import pytest
-from anyio.lowlevel import checkpoint
+import trio
+from anyio.lowlevel import checkpoint, current_token
 from stories import TINY, Toy, agree, events_of
 
 import esrm
@@ -288,6 +289,35 @@ async def test_an_assign_that_is_cancelled_gives_everything_back(url: str):
         assert released.reason == "assign was cancelled"
         await vm.attach(Toy("net0"))
         await agree(store, vm)
+
+
+class Brooder(Sleeper):
+    """A device that waits in two tasks of its own, in its library's own manner."""
+
+    async def assign(self, resources: esrm.DeviceResources) -> None:
+        self.asked.set()
+        if current_token().native_token.__class__.__module__.startswith("trio"):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(trio.sleep_forever)
+        else:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(3600))
+                group.create_task(asyncio.sleep(3600))
+
+
+async def test_an_assign_that_is_cancelled_in_many_tasks(url: str):
+    """A nursery says so with a group of cancellations, which is a cancellation all the same."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        device = Brooder("net0")
+        async with anyio.create_task_group() as group:
+            group.start_soon(vm.attach, device)
+            await device.asked.wait()
+            await checkpoint()
+            group.cancel_scope.cancel()
+        released = (await events_of(store, "web-1"))[-1]
+        assert isinstance(released, esrm.ResourcesReleased)
+        assert released.reason == "assign was cancelled"
 
 
 async def test_cancelled_on_entering(url: str):

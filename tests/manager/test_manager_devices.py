@@ -89,6 +89,23 @@ async def test_a_reason_never_stands_in_the_way(url: str):
         assert (len(cut.reason), odd.reason) == (1000, "half of ? and a \0 and a \n")
 
 
+class Speechless(Exception):
+    """An error that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise AttributeError("no words")
+
+
+async def test_a_device_that_fails_without_words(url: str):
+    """Its error has a repr that fails: what was allocated is released all the same, and the error is the device's."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        with pytest.raises(Speechless):
+            await vm.attach(Toy("net0", trouble=Speechless()))
+        released = (await events_of(store, "web-1"))[-1]
+        assert isinstance(released, esrm.ResourcesReleased)
+        assert released.reason == "assign failed: Speechless"
+
+
 @pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
 async def test_attach_goes_on_after_a_crash_at_any_step(url: str, phase: Phase):
     """The manager is gone between two steps; a new one attaches the same device, which gets what the log says."""
@@ -327,6 +344,21 @@ async def test_a_parent_that_says_no_after_a_restart(url: str):
             assert vm.state.device("bridge").phase is Phase.ASSIGNED  # it does not answer
             await vm.attach(Toy("bridge", MmioConstraint(0x4000)))
             await agree(store, vm)
+
+
+async def test_a_parent_that_says_no_makes_way(url: str):
+    """Attached again, it fails: it answers no more, and another object may come in its place, though it still holds."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform=TINY) as vm:
+        bridge = Toy("bridge", MmioConstraint(0x4000))
+        await vm.attach(bridge)
+        await vm.attach(Toy("child", MmioConstraint(0x1000), parent="bridge"))
+        bridge.trouble = OSError("broken")
+        with pytest.raises(OSError, match="broken"):
+            await vm.attach(bridge)
+        assert vm.state.device("bridge").phase is Phase.ASSIGNED
+        assert list(vm.live) == ["child"]
+        await vm.attach(Toy("bridge", MmioConstraint(0x4000)))
+        await agree(store, vm)
 
 
 # -- the guest's accesses ---------------------------------------------------------------------------------------------

@@ -141,6 +141,18 @@ def test_what_is_refused_before_a_store_is_touched(fields: dict[str, Any], error
             prepare(BytesCodec(), "vm", batch, 0)
 
 
+@pytest.mark.parametrize("made", [bytearray(b"reused"), memoryview(b"x"), "text", None])
+def test_what_a_codec_makes_is_bytes(made: Any):
+    """A buffer may change once the append was answered, and what is no bytes at all would fail inside the store."""
+
+    class Codec(BytesCodec):
+        def encode(self, event: bytes, /) -> bytes:
+            return made
+
+    with pytest.raises(Malformed, match=f"^vm: the store's codec made .* of event {ID}, which is not bytes$"):
+        prepare(Codec(), "vm", [draft()], -1)
+
+
 def test_ten_thousand_records_are_a_batch():
     """And one more is too many; a batch may be empty, but not expected behind nothing."""
     assert len(prepare(BytesCodec(), "vm", [draft()] * BATCH_RECORDS_MAX, 0).datas) == BATCH_RECORDS_MAX == 10_000
