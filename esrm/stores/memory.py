@@ -105,7 +105,7 @@ class MemoryStore(Store[E]):
         self._moved.set()
 
     async def append(self, vm: str, drafts: Sequence[Draft[E]], *, expected: int) -> CommittedVolatile[E]:
-        """Add drafts to the end of a stream; see ``Store.append``. A cancelled append has not happened."""
+        """Add drafts to the end of a stream; see ``Store.append``. Who is cancelled already appends nothing."""
         self._check_usable()
         batch = prepare(self._codec, vm, drafts, expected)
         await checkpoint_if_cancelled()

@@ -20,7 +20,7 @@ class FakeDevice:
 
     Attributes:
         resources: what it was last assigned; None before that.
-        registers: what the guest wrote, by (base of the range, offset); what it did not write reads as zero.
+        registers: what the guest wrote, by (space, base of the range, offset); what it did not write reads as zero.
         refusal: raised by the next ``assign``, if set, which also clears it.
     """
 
@@ -36,7 +36,7 @@ class FakeDevice:
         self.kind = kind
         self.parent = parent
         self.resources: DeviceResources | None = None
-        self.registers: dict[tuple[int, int], int] = {}
+        self.registers: dict[tuple[Space, int, int], int] = {}
         self.refusal: Exception | None = None
         self._constraints = tuple(constraints)
 
@@ -56,19 +56,32 @@ class FakeDevice:
 
     async def pio_read(self, base: int, offset: int, size: int) -> bytes:
         """The registers, zero where nothing was written."""
-        return bytes(self.registers.get((base, offset + index), 0) for index in range(size))
+        return self._read(Space.PIO, base, offset, size)
 
     async def pio_write(self, base: int, offset: int, data: bytes) -> None:
         """Keep the bytes."""
-        for index, byte in enumerate(data):
-            self.registers[base, offset + index] = byte
+        self._write(Space.PIO, base, offset, data)
 
-    mmio_read = pio_read
-    mmio_write = pio_write
+    async def mmio_read(self, base: int, offset: int, size: int) -> bytes:
+        """The registers, zero where nothing was written."""
+        return self._read(Space.MMIO, base, offset, size)
+
+    async def mmio_write(self, base: int, offset: int, data: bytes) -> None:
+        """Keep the bytes."""
+        self._write(Space.MMIO, base, offset, data)
+
+    def _read(self, space: Space, base: int, offset: int, size: int) -> bytes:
+        return bytes(self.registers.get((space, base, offset + index), 0) for index in range(size))
+
+    def _write(self, space: Space, base: int, offset: int, data: bytes) -> None:
+        for index, byte in enumerate(data):
+            self.registers[space, base, offset + index] = byte
 
 
 async def check_device(make: Callable[[], Device], *, platform: str | Platform = "x86_64") -> None:
     """Check that a device can live with a manager: attach, answer, detach, and the same again after a restart.
+
+    If it has a ``parent``, a ``FakeDevice`` of that name is attached before it.
 
     Args:
         make: gives a new device object, the same device each time, as a restarted VMM would.
@@ -85,6 +98,8 @@ async def check_device(make: Callable[[], Device], *, platform: str | Platform =
     _expect(wishes == tuple(device.constraints()), f"{device.name} asks for something else the second time")
     async with open_store("memory:") as store:
         async with ResourceManager(store, vm="check", platform=platform) as vm:
+            if parent := getattr(device, "parent", None):
+                await vm.attach(FakeDevice(parent))
             first = await vm.attach(device)
             for space, base, _ in map(span, first):
                 await _check_answer(vm, device, space, base)

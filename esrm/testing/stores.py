@@ -6,18 +6,20 @@ A store is right when ``check_store`` returns; when it fails, the message says w
 
 Every check is also a function of its own, in ``STORE_CHECKS``, for test runners that like to name them one by one.
 Events are plain bytes here, since a store has never heard of others. No test framework is needed, nor imported.
+What cannot be tried from here are forks, power cuts and disks that fail.
 
 Why public: a fake that keeps a contract is worth something only if the contract can be run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from enum import StrEnum
 from functools import partial
-from itertools import count
-from typing import Any, TypeAlias
+from heapq import merge
+from itertools import chain, count
+from typing import Any, TypeAlias, cast
 
 import anyio
 from anyio import to_thread
@@ -25,7 +27,7 @@ from anyio.lowlevel import checkpoint
 
 from esrm.errors import Conflict, InvalidName, Malformed, StoreError, TooLarge
 from esrm.names import NAME_MAX
-from esrm.stores.base import Draft, Record, Store, StreamHead, link, verify
+from esrm.stores.base import Committed, Draft, Record, Store, StreamHead, link, verify
 from esrm.stores.records import BATCH_RECORDS_MAX, EVENT_BYTES_MAX, TIME_NS_MAX, id_bytes
 
 __all__ = ["STORE_CHECKS", "BytesCodec", "check_reopens", "check_store", "drafts", "run_check"]
@@ -76,6 +78,10 @@ async def check_store(factory: Factory, *, reopen: Factory | None = None) -> Non
     Raises:
         AssertionError: a promise is broken; the message says which, and what happened instead.
     """
+    unopened = factory()
+    if isinstance(unopened, Store):  # not so where the factory wraps it
+        with _judging("a_store_is_opened_first"):
+            await _offers_nothing(cast("ByteStore", unopened), "before it is opened")
     for check in STORE_CHECKS:
         async with factory() as store:
             await run_check(check, store)
@@ -84,12 +90,9 @@ async def check_store(factory: Factory, *, reopen: Factory | None = None) -> Non
 
 
 async def run_check(check: Check, store: ByteStore) -> None:
-    """Run one check on an open, empty store; a store that hangs fails."""
-    try:
-        with anyio.fail_after(PATIENCE_S):
-            await check(store)
-    except TimeoutError as error:
-        raise AssertionError(f"{check.__name__}: the store did not answer within {PATIENCE_S} s") from error
+    """Run one check on an open, empty store. AssertionError if a promise is broken, or the store hangs."""
+    with _judging(check.__name__):
+        await check(store)
 
 
 async def a_new_store_is_empty(store: ByteStore) -> None:
@@ -105,15 +108,16 @@ async def a_new_store_is_empty(store: ByteStore) -> None:
 
 async def what_is_appended_stands(store: ByteStore) -> None:
     """A record is what was drafted, with its place and its hash; append and all reads return the same."""
-    given = drafts(b"one", b'{"type": "two"}', b"", actor="Zo\u00eb", correlation="r\u00e9q 7")
-    records = await store.append("w\u00e9b-1 \U0001f5a5", given, expected=-1)
+    vm = "we\u0301b-1 \u00e9 \U0001f5a5"  # letters with and without accents of their own are not the same text
+    given = drafts(b"one", b'{"type": "two"}', b"", actor=" Zoe\u0308", correlation="r\u00e9q \u2166 ")
+    records = await store.append(vm, given, expected=-1)
     seal = bytes(32)
     for n, (draft, record) in enumerate(zip(given, records, strict=True)):
-        where = (n + 1, "w\u00e9b-1 \U0001f5a5", n)
+        where = (n + 1, vm, n)
         seal = link(seal, *where, id_bytes(draft.id), draft.time_ns, draft.actor, draft.correlation, draft.event)
         whole = Record(*where, draft.id, draft.time_ns, draft.actor, draft.correlation, draft.event, seal.hex())
         _same(f"record {n} of the answer to the first append", record, whole)
-    _same("what is read of the stream", await store.read(records[0].vm), records)
+    _same("what is read of the stream", await store.read(vm), records)
     _same("what is read of the store", await store.read_all(), records)
     _same("the record found by its id", await store.find(given[1].id), records[1])
     _same("the record found by an id that nothing has", await store.find(drafts(b"")[0].id), None)
@@ -122,6 +126,15 @@ async def what_is_appended_stands(store: ByteStore) -> None:
     head = StreamHead(last.vm, last.revision, last.position, last.time_ns, last.hash)
     _same("where the stream ends", await store.stream(last.vm), head)
     _same("where all streams end", await store.streams(), [head])
+
+
+async def an_answer_says_how_well_it_stands(store: ByteStore) -> None:
+    """Whatever ``append`` answers, a retry and an empty batch too, is a list whose class tells its durability."""
+    given = drafts(b"0")
+    for batch, expected in ((given, -1), (given, -1), ([], 0)):
+        kind = type(await store.append("web-1", batch, expected=expected))
+        if Committed not in kind.__mro__:
+            raise AssertionError(f"append must answer a Committed or one of its subclasses, not a {kind.__name__}")
 
 
 async def a_wrong_expectation_conflicts(store: ByteStore) -> None:
@@ -210,12 +223,12 @@ async def names_are_checked(store: ByteStore) -> None:
     """A stream, actor or correlation is 1 (or 0) to 255 printable characters."""
     for name in ("", "a\nb", "\0", "a\x7f", "\ud800", "x" * (NAME_MAX + 1), "x" * 10_000_000):
         await _refused(f"the stream name {name[:20]!r}", InvalidName, store.append(name, drafts(b""), expected=-1))
-    for name in ("web-1", "Web-1", "web-1 ", "WEB-1", "w'eb;--", 'w"', "w%_"):
+    several = "web-1", "Web-1", "web-1 ", "WEB-1", "w'eb;--", 'w"', "w%_", "\U0001f5a5", "\uff5e"
+    for name in several:
         await store.append(name, drafts(name.encode()), expected=-1)
-    for name in ("web-1", "Web-1", "web-1 ", "WEB-1", "w'eb;--", 'w"', "w%_"):
+    for name in several:
         _same(f"the stream named {name!r}", [r.event for r in await store.read(name)], [name.encode()])
-    names = [head.vm for head in await store.streams()]
-    _same("the order of the streams", names, sorted(names))
+    _same("the order of the streams", [head.vm for head in await store.streams()], sorted(several))
     for name in ("", "a\nb", "\ud800", "x" * (NAME_MAX + 1)):
         _same(f"the stream of a name that none has, {name[:20]!r}", await store.stream(name), None)
         _same(f"what is read of {name[:20]!r}", await store.read(name), [])
@@ -274,7 +287,7 @@ async def order_is_global_and_gapless(store: ByteStore) -> None:
 
 
 async def reading_starts_anywhere(store: ByteStore) -> None:
-    """After any position or revision, up to any limit, from both faces."""
+    """After any position or revision, up to any limit, or with one id."""
     for n in range(10):
         await store.append(f"vm-{n % 2}", drafts(b"%d" % n, b"%d+" % n), expected=n - n % 2 - 1)
     everything = await store.read_all()
@@ -285,6 +298,8 @@ async def reading_starts_anywhere(store: ByteStore) -> None:
             _same(f"read_all(after={after}, limit={limit})", await store.read_all(after, limit), want)
             want = [r for r in stream if r.revision > after][:limit]
             _same(f"read('vm-1', after={after}, limit={limit})", await store.read("vm-1", after, limit), want)
+    for record in everything:
+        _same(f"the record found by the id of position {record.position}", await store.find(record.id), record)
 
 
 async def moments_are_found(store: ByteStore) -> None:
@@ -346,7 +361,7 @@ async def waiting_ends_with_an_append(store: ByteStore) -> None:
 
 
 async def a_cancelled_append_is_whole_or_nothing(store: ByteStore) -> None:
-    """Who is cancelled while appending learns nothing, but half of it never stands, and the store goes on."""
+    """Of a cancelled append all stands or nothing, and once an empty one behind it is answered, it stays so."""
     for n in range(20):
         end = await store.stream("web-1")
         expected = -1 if end is None else end.revision
@@ -356,8 +371,12 @@ async def a_cancelled_append_is_whole_or_nothing(store: ByteStore) -> None:
             for _ in range(n % 5):
                 await checkpoint()
             group.cancel_scope.cancel()
+        if n % 2:
+            with suppress(Conflict):  # it stands; if not, it never will, and another batch can have its place
+                await store.append("web-1", [], expected=expected)
+                given = drafts(b"c%d" % n, b"d%d" % n)
         again = await store.append("web-1", given, expected=expected)
-        _same("what a retry of a cancelled append answers", [r.event for r in again], [d.event for d in given])
+        _same("what is answered after a cancelled append", [r.event for r in again], [d.event for d in given])
     _same("what stands after cancelled appends and their retries", len(await store.read_all()), 40)
 
 
@@ -397,11 +416,67 @@ async def the_chain_holds(store: ByteStore) -> None:
                     if verdict.fault:
                         raise AssertionError(f"verify(vm={vm!r}, after={after}) found {verdict.fault}")
             _same("the records that verify walked", verify(reader).good, 60)
+
+    await to_thread.run_sync(look)
+
+
+async def bulk_reading_tells_the_same(store: ByteStore) -> None:
+    """``payloads`` and ``pages`` give what ``read_all`` gives; of several shares, each stream is in one, whole."""
+    for n in range(30):
+        await store.append(f"vm-{n % 6}", drafts(b"%d" % n, b"%d+" % n), expected=n // 6 * 2 - 1)
+    records = await store.read_all()
+
+    def look() -> None:
+        with store.reader() as reader:
             lean = [(r.position, r.revision, r.time_ns, r.event) for r in records if r.vm == "vm-1"]
             _same("payloads('vm-1')", list(reader.payloads("vm-1")), lean)
             _same("payloads('vm-1', 3, 2)", list(reader.payloads("vm-1", 3, 2)), lean[4:6])
+            names = reader.names()
+            for shares, until in ((1, None), (2, 40), (3, 60)):
+                hands = [list(chain(*reader.pages(until=until, share=n, shares=shares))) for n in range(shares)]
+                told = [(at, names.get(key), revision, data) for at, key, revision, data in merge(*hands)]
+                want = [(r.position, r.vm, r.revision, r.event) for r in records[:until]]
+                _same(f"all pages(until={until}, shares={shares}), with names()", told, want)
+                holders = [key for hand in hands for key in {leaf[1] for leaf in hand}]
+                _same(f"the streams in two of {shares} shares", len(holders) - len(set(holders)), 0)
 
     await to_thread.run_sync(look)
+
+
+async def a_reader_lives_by_itself(store: ByteStore) -> None:
+    """A reader asks for no open store, and outlives the one it is from; closed itself, it is a ``StoreError``."""
+    records = await store.append("web-1", drafts(b"0"), expected=-1)
+    older = store.reader()
+    await store.aclose()
+    for reader in (older, store.reader()):
+        _same("what a reader of a closed store reads", await to_thread.run_sync(reader.read_all), records)
+        reader.close()
+        reader.close()
+        for question in (reader.read_all, reader.head, reader.streams):
+            await _refused("asking a closed reader", StoreError, to_thread.run_sync(question))
+
+
+async def a_store_belongs_to_its_loop(store: ByteStore) -> None:
+    """In another event loop, whatever a store offers is a ``StoreError``."""
+    await to_thread.run_sync(anyio.run, _offers_nothing, store, "in another event loop")
+
+
+async def closing_finishes_what_is_under_way(store: ByteStore) -> None:
+    """When ``aclose`` returns, an append that was asked for before it stands, and is answered."""
+    answer: list[Record[bytes]] = []
+    called = anyio.Event()
+
+    async def append() -> None:
+        called.set()
+        answer.extend(await store.append("web-1", drafts(b"0"), expected=-1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(append)
+        await called.wait()
+        await store.aclose()
+        with store.reader() as reader:
+            _same("what stands of an append under way", [r.event for r in reader.read_all()], [b"0"])
+    _same("what an append under way answers", [r.event for r in answer], [b"0"])
 
 
 async def a_closed_store_says_so(store: ByteStore) -> None:
@@ -418,28 +493,30 @@ async def a_closed_store_says_so(store: ByteStore) -> None:
         await anyio.wait_all_tasks_blocked()
         await store.aclose()
     await store.aclose()
-    await _refused("reading a closed store", StoreError, store.read_all())
-    await _refused("appending to a closed store", StoreError, store.append("web-1", drafts(b""), expected=0))
-    await _refused("waiting on a closed store", StoreError, store.wait_past(0))
+    await _offers_nothing(store, "when it is closed")
     await _refused("opening a closed store again", StoreError, store.__aenter__())
 
 
 async def check_reopens(factory: Factory, reopen: Factory) -> None:
     """Check that what one store wrote, another one on the same place reads and goes on with."""
-    async with factory() as store:
-        records = await store.append("web-1", drafts(b"0", b"1"), expected=-1)
-        records += await store.append("db-1", drafts(b"2"), expected=-1)
-    async with reopen() as store:
-        _same("what stands after reopening", await store.read_all(), records)
-        records += await store.append("web-1", drafts(b"3"), expected=1)
-    async with reopen() as store:
-        _same("what stands after reopening again", await store.read_all(), records)
-        await run_check(_verifies, store)
+    given = drafts(b"0", b"1")
+    with _judging("check_reopens"):
+        async with factory() as store:
+            first = await store.append("web-1", given, expected=-1)
+            records = [*first, *await store.append("db-1", drafts(b"2"), expected=-1)]
+        async with reopen() as store:
+            _same("what stands after reopening", await store.read_all(), records)
+            records += await store.append("web-1", drafts(b"3"), expected=1)
+            _same("the answer to a retry after reopening", await store.append("web-1", given, expected=-1), first)
+        async with reopen() as store:
+            _same("what stands after reopening again", await store.read_all(), records)
+            _same("the fault that verify finds", (await store.ask(verify)).fault, None)
 
 
 STORE_CHECKS: tuple[Check, ...] = (
     a_new_store_is_empty,
     what_is_appended_stands,
+    an_answer_says_how_well_it_stands,
     a_wrong_expectation_conflicts,
     an_empty_batch_only_checks,
     a_batch_is_all_or_nothing,
@@ -458,6 +535,10 @@ STORE_CHECKS: tuple[Check, ...] = (
     a_cancelled_append_is_whole_or_nothing,
     a_subscription_misses_nothing,
     the_chain_holds,
+    bulk_reading_tells_the_same,
+    a_reader_lives_by_itself,
+    a_store_belongs_to_its_loop,
+    closing_finishes_what_is_under_way,
     a_closed_store_says_so,
 )
 
@@ -468,10 +549,30 @@ class _Name(StrEnum):
     CORRELATION = "req 7"
 
 
-async def _verifies(store: ByteStore) -> None:
-    verdict = await store.ask(verify)
-    if verdict.fault:
-        raise AssertionError(f"the chain is broken: {verdict.fault}")
+@contextmanager
+def _judging(what: str) -> Generator[None]:
+    """Whatever goes wrong within, in a task group too, is an AssertionError that says what was checked."""
+    try:
+        with anyio.fail_after(PATIENCE_S):
+            yield
+    except TimeoutError as error:
+        raise AssertionError(f"{what}: the store did not answer within {PATIENCE_S} s") from error
+    except Exception as error:
+        fault = _first(error)
+        said = fault if isinstance(fault, AssertionError) else f"the store raised {fault!r}"
+        raise AssertionError(f"{what}: {said}") from error
+
+
+def _first(error: BaseExceptionGroup[Exception] | Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _offers_nothing(store: ByteStore, when: str) -> None:
+    with anyio.fail_after(PATIENCE_S):  # nobody outside can cancel what hangs in another loop
+        await _refused(f"reading a store {when}", StoreError, store.read_all())
+        await _refused(f"appending to a store {when}", StoreError, store.append("web-1", drafts(b""), expected=-1))
+        await _refused(f"waiting on a store {when}", StoreError, store.wait_past(-1))
+        await _refused(f"following a store {when}", StoreError, anext(store.subscribe()))
 
 
 def _bad_drafts() -> list[Draft[Any]]:

@@ -16,6 +16,11 @@ async def test_the_fake_keeps_the_contract() -> None:
     await check_device(lambda: FakeDevice("net0", WISHES))
 
 
+async def test_a_device_inside_another_one_is_checked_there() -> None:
+    """Its author need not build what it lives in."""
+    await check_device(lambda: FakeDevice("net0", WISHES, parent="br"))
+
+
 async def test_the_fake_is_reached_by_the_guest() -> None:
     """What the guest writes at an address can be read back there, and stands at the offset inside the range."""
     async with esrm.open_store("memory:") as store, esrm.ResourceManager(store, vm="v", platform="x86_64") as vm:
@@ -26,7 +31,16 @@ async def test_the_fake_is_reached_by_the_guest() -> None:
         await vm.pio_write(port + 1, b"\x07")
         assert await vm.mmio_read(base + 0xF, 4) == b"\x00\x2a\x2b\x00"
         assert await vm.pio_read(port, 2) == b"\x00\x07"
-        assert device.registers == {(base, 0x10): 0x2A, (base, 0x11): 0x2B, (port, 1): 7}
+        mmio, pio = esrm.Space.MMIO, esrm.Space.PIO
+        assert device.registers == {(mmio, base, 0x10): 0x2A, (mmio, base, 0x11): 0x2B, (pio, port, 1): 7}
+
+
+async def test_the_fakes_ports_are_no_addresses() -> None:
+    """What is written to port 0 does not appear at address 0, where both spaces begin there."""
+    device = FakeDevice("net0")
+    await device.pio_write(0, 0, b"U")
+    assert await device.mmio_read(0, 0, 1) == b"\0"
+    assert await device.pio_read(0, 0, 1) == b"U"
 
 
 async def test_the_fake_says_no_once() -> None:

@@ -19,7 +19,7 @@ from esrm.core import events
 from esrm.errors import Conflict, Refused, Rejected, StoreError, Unknown
 from esrm.manager import ResourceManager, acting
 from esrm.stores.memory import MemoryStore
-from esrm.stores.records import CommittedVolatile, Draft
+from esrm.stores.records import Batch, CommittedVolatile, Draft, Row
 
 from .world import Laws, Slot, World
 
@@ -39,15 +39,17 @@ class SlowStore(MemoryStore[events.Event]):
         fate = self.disk.dice.choice(("before", "after")) if self.disk.fails() else ""
         if fate == "before":
             raise Rejected("the disk is full")
-        try:
-            records = await super().append(vm, drafts, expected=expected)
-        finally:
-            for row in self._shelf.rows[len(self.world.audit.rows) :]:
-                self.world.audit.wrote(row)
+        records = await super().append(vm, drafts, expected=expected)
         await anyio.sleep(self.disk.wait_s())
         if fate == "after":
             raise Unknown("no answer from the disk")
         return records
+
+    def _write(self, batch: Batch[events.Event], stream: list[Row]) -> list[Row]:
+        rows = super()._write(batch, stream)
+        for row in rows:
+            self.world.audit.wrote(row)
+        return rows
 
     async def ask(self, question: Any) -> Any:
         """As ``Store.ask``, late, or not at all."""
