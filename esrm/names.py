@@ -33,7 +33,7 @@ def check(what: str, name: str, *, empty: bool = False) -> str:
     if not name and not empty:
         raise InvalidName(f"{what}: the name is empty")
     if not name.isprintable():
-        raise InvalidName(f"{what}: {name!r:.80} holds a control character or half of one")
+        raise InvalidName(f"{what}: {name!r:.80} holds a character that does not print")
     return name
 
 

@@ -57,13 +57,30 @@ class Source(Protocol[R]):
         ...
 
 
+def behind(known: R, page: list[R]) -> list[R]:
+    """What follows a record that was told, of a page that was read from that record on.
+
+    Its hash stands for all before it: in a log that was restored from a copy and went on, what follows there follows
+    from something else than what was told.
+
+    Raises:
+        Corrupt: the page does not begin with that record.
+    """
+    if not page or page[0].hash != known.hash:
+        raise Corrupt(
+            f"position {known.position} is not the record any more that was read there: the log was replaced by an "
+            "older copy that went on, or it was changed; what was told so far is void, so begin anew"
+        )
+    return page[1:]
+
+
 class Subscription(Generic[R]):
     """Every record after a position, in order, none missed, none twice: first what stands, then what comes.
 
     Iterate over records (``async for record in sub``) or over pages (``async for page in sub.pages()``: lists of at
     least one and at most ``batch`` records, the cheap way across a task or thread border). Iterating again goes on
-    where the last one stopped. It holds nothing that needs closing. It belongs to one consumer: each of two would get
-    a part of the records.
+    where the last one stopped. It holds nothing that needs closing. It belongs to one consumer: two at once
+    would be told some records twice.
 
     Raises (when iterated): Corrupt for a log that cannot be what was written, or that is no longer the one that was
         told so far (it was restored from a copy, and went on otherwise): begin anew then. StoreError from the store.
@@ -150,18 +167,12 @@ class Subscription(Generic[R]):
             if self._revision is None:
                 self._revision = await self._source.revision_at_position(vm, self._scanned)
             return await self._source.read(vm, self._revision, self._batch)
-        # With the last one that was read, again: its hash stands for all before it. In a log that was restored from a
-        # copy and went on, what follows follows from something else than what was told.
+        # With the last one that was read, again.
         if vm is None:
             page = await self._source.read_all(known.position - 1, self._batch + 1)
         else:
             page = await self._source.read(vm, known.revision - 1, self._batch + 1)
-        if not page or page[0].hash != known.hash:
-            raise Corrupt(
-                f"position {known.position} is not the record any more that was read there: the log was replaced by an "
-                "older copy that went on, or it was changed; what was told so far is void, so begin anew"
-            )
-        return page[1:]
+        return behind(known, page)
 
     async def _next_page(self) -> list[R]:
         while not self.finished:

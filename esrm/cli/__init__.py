@@ -5,7 +5,7 @@ imported when it is used: ``esrm --help`` imports none of them, and no reading c
 
 Exit codes: 0 all is well; 1 a difference (``diff``), nobody (``blame``), never (``bisect``), as ``grep`` and ``diff``
 have it, and a no to ``doctor --adopt``; 2 asked wrongly; 3 the store cannot be read, or is not what was written; 4
-somebody else wrote first.
+somebody else wrote first; 130 Ctrl-C.
 
 Next: ``options.py``, what every command is asked with; ``output.py``, how every answer looks.
 """
@@ -87,7 +87,8 @@ REV is a moment:   7                       a revision
 Exit codes:        0  well                 2  asked wrongly
                    1  diff: a difference   3  the store is unreadable or corrupt
                       blame: nobody        4  somebody else wrote first
-                      bisect: never
+                      bisect: never      130  interrupted (Ctrl-C)
+                      doctor --adopt: no
 Environment:       ESRM_STORE, ESRM_VM, ESRM_LOG_LIMIT ...: every option has a variable.
                    NO_COLOR is honoured.
 """

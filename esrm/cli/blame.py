@@ -18,10 +18,10 @@ from esrm.history import Blame, space_named
 @click.command("blame")
 @click.argument("space", shell_complete=complete_space)
 @click.argument("address")
-@click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@click.option("--at", metavar="REV", default="@", help="The moment; by default now.")
 @common()
 @click.pass_context
-def command(ctx: click.Context, asked: Asked, space: str, address: str, rev: str) -> None:
+def command(ctx: click.Context, asked: Asked, space: str, address: str, at: str) -> None:
     """Say who holds an address, and since which record.
 
     SPACE is pio, mmio, mem, legacy_irq, msi_irq, kvm_mem_slot or mac; ADDRESS a number (0xc0001000, 5) or a MAC
@@ -34,7 +34,7 @@ def command(ctx: click.Context, asked: Asked, space: str, address: str, rev: str
     where = space_named(space)
     number = parse_number(where, address)
     past = asked.past
-    revision = past.revision(rev)
+    revision = past.revision(at)
     found = past.blame(where, number, at=revision)
 
     def text() -> None:
@@ -57,12 +57,13 @@ def parse_number(space: Space, text: str) -> int:
     Raises:
         click.UsageError: it is none, or beyond the space's end. InvalidConstraint: not quite a MAC address.
     """
-    if ":" in text:
+    if space is Space.MAC and ":" in text:
         return mac_number(text)
     try:
         number = int(text, 0)
     except ValueError:
-        raise click.UsageError(f"{text!r:.60} is no address: write 0xc0001000, 5 or 52:54:00:12:34:56") from None
+        example = "52:54:00:12:34:56" if space is Space.MAC else "0xc0001000 or 5"
+        raise click.UsageError(f"{text!r:.60} is no address of {space.value}: write {example}") from None
     if not 0 <= number <= space.last:
         raise click.UsageError(f"{text:.60} is outside {space.value}, which ends at {hexadecimal(space, space.last)}")
     return number

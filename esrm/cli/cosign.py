@@ -24,7 +24,7 @@ from esrm.proofs import Request, Witness
 @output_option()
 @common(vm=False, formats=False, store=False)
 def command(
-    asked: Asked, request: str, key: str, memory: str, new: bool, vkeys: tuple[str, ...], output: str
+    asked: Asked, request: str, key: str, memory: str, new: bool, vkey: tuple[str, ...], output: str
 ) -> None:  # fmt: skip
     """Be a witness: sign that a log only grew.
 
@@ -41,7 +41,7 @@ def command(
     if Path(output).resolve() == Path(memory).resolve():
         raise click.UsageError("-o and --memory are one file: a witness must not forget what it has signed")
     # All is read before anything is written: a request that is none creates no memory.
-    asked_for, signer, logs = Request.parse(read(request)), signing_key(key), verifier_keys(vkeys)
+    asked_for, signer, logs = Request.parse(read(request)), signing_key(key), verifier_keys(vkey)
     witness = Witness(signer, memory, logs, new=new)
     with writing(output) as file:  # first: what cannot be written shall not be remembered
         file.write(str(witness.cosign(asked_for, now=int(time.time()))).encode())

@@ -18,10 +18,12 @@ from typing import Any
 
 import anyio
 import click
+from click.core import ParameterSource
 
 from esrm import cli
 from esrm.cli import demo_devices as devices
 from esrm.cli.files import replacing_only
+from esrm.cli.options import Asked, common
 from esrm.cli.output import line, paint
 from esrm.cli.page import is_page
 from esrm.cli.wording import device as told
@@ -45,14 +47,21 @@ Act = Callable[[ResourceManager], Coroutine[Any, Any, None]]
               callback=replacing_only("an esrm page", is_page),
               help="The HTML page to write; one that exists is replaced.")  # fmt: skip
 @click.option("--fast", is_flag=True, help="Do not pause between the steps.")
-def command(store: str, page: str, fast: bool) -> None:
+@common(vm=False, formats=False, store=False)
+@click.pass_context
+def command(ctx: click.Context, asked: Asked, store: str, page: str, fast: bool) -> None:
     """Boot, fill, crash and explain a small VM.
 
     A microVM boots with memory, serial port, clock, keyboard controller, network and disk. Devices are plugged in until
     one does not fit; the guest is asked to give one up, and refuses; the process is killed in the middle of a step, and
     comes back. Then the log is asked what happened, and a page of the address map over time is written.
     """
-    path = store.removeprefix("sqlite:")
+    # Not what the environment says: that is where the work is.
+    if "store" not in asked.typed or ctx.get_parameter_source("store") is ParameterSource.COMMANDLINE:
+        asked.store = store
+    scheme, _, path = asked.url.partition(":")
+    if scheme != "sqlite":
+        raise click.UsageError(f"{asked.url!r:.80} is no file, and the demo's log outlives its process: name one")
     _make_room(Path(path))
     Demo(path, page, pause_s=0 if fast or not sys.stdout.isatty() else PAUSE_S).play()
 
@@ -217,8 +226,11 @@ class Demo:
         line()
         line(paint(f"# {why}", fg="bright_black"))
         line(paint(f"$ esrm {' '.join(arguments)}", fg="cyan"))
-        if cli.run(["--store", f"sqlite:{self.path}", "--vm", VM, *arguments]) == cli.INTERRUPTED:
+        code = cli.run(["--store", f"sqlite:{self.path}", "--vm", VM, *arguments])
+        if code == cli.INTERRUPTED:
             raise click.Abort
+        if code > 1:  # 1 is an answer: diff's, that there is a difference
+            raise click.ClickException(f"the demo ends here, since `esrm {arguments[0]}` failed")
 
 
 def say(text: str) -> None:

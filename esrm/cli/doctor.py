@@ -81,7 +81,7 @@ def _adopt(asked: Asked, path: Path, yes: bool) -> int:
     """Accept the log as it stands; the exit code is 1 if it was not wanted."""
     from esrm.stores.sqlite.doctor.adoption import adopt, propose
 
-    if not yes and (asked.json or asked.jsonl):
+    if not yes and asked.form:
         raise click.UsageError("a program cannot be asked: add --yes")
     reader = cast("SqliteReader[Any]", asked.reader)
     with Progress("verifying the chain", reader.head()) as tick:

@@ -14,6 +14,7 @@ from esrm.core import events as e
 from esrm.core.platform import Platform
 from esrm.core.resources import Resource, Space, span
 from esrm.core.state import VmState, evolve
+from esrm.errors import Corrupt
 from esrm.history import Past, devices_of
 from esrm.stores.records import Record
 
@@ -24,13 +25,20 @@ _REFUSALS = (e.AllocationRefused, e.UnplugRefused)
 
 
 def build(past: Past) -> Document:
-    """The document of a VM's whole history. The same log gives the same document: its time is the last record's."""
+    """The document of a VM's whole history. The same log gives the same document: its time is the last record's.
+
+    Raises:
+        Corrupt: names the VM, revision and position of the record that cannot be.
+    """
     state = VmState()
     moments: list[Moment] = []
     holdings: list[HoldingEntry] = []
     held: dict[str, list[tuple[Resource, HoldingEntry]]] = {}
     for record in past.log():
-        evolve(state, record.event)
+        try:
+            evolve(state, record.event)
+        except Corrupt as error:
+            raise Corrupt(f"{past.vm}, revision {record.revision} (position {record.position}): {error}") from error
         moments.append(_moment(record))
         for device in devices_of(record.event):
             _follow(state, device, record.revision, held, holdings)

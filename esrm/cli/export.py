@@ -31,12 +31,12 @@ def _is_export(data: bytes) -> bool:
 
 @click.command("export")
 @click.option(
-    "--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="What to write."
+    "--format", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="What to write."
 )
 @click.option("--after", type=click.IntRange(min=0), metavar="POSITION", help="Only what stands behind this position.")
 @output_option("an esrm export", _is_export)
 @common(formats=False)
-def command(asked: Asked, form: str, after: int | None, output: str) -> None:
+def command(asked: Asked, format: str, after: int | None, output: str) -> None:
     """Write all records as JSON lines or CSV.
 
     Of all VMs, or of one with --vm, in the order of their positions. The event is JSON in both, and exactly the bytes
@@ -49,7 +49,7 @@ def command(asked: Asked, form: str, after: int | None, output: str) -> None:
     if asked.vm_option:
         asked.past.head()  # raises if there is no such VM, and names those there are
     total = asked.reader.head()
-    write = _write_jsonl if form == "jsonl" else _write_csv
+    write = _write_jsonl if format == "jsonl" else _write_csv
     with writing(output) as file, Progress("exporting", total) as tick:
         write(file, _records(asked, after, tick))
 

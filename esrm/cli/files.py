@@ -7,6 +7,7 @@ Next: ``export.py``, and ``trust.py`` for the proofs.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -83,6 +84,8 @@ def writing(path: str) -> Generator[IO[bytes]]:
     """
     from esrm.proofs.files import replacing
 
+    if path == "-" and sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  as after a shell's >&-
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
     plain = path != "-" and (Path(path).is_file() or not Path(path).exists())
     with replacing(path) if plain else click.open_file(path, "wb") as file:
         yield file

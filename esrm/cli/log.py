@@ -24,7 +24,7 @@ TYPES = [kind.__name__ for kind in get_args(e.Event)]
 
 @click.command("log")
 @click.option("--device", metavar="NAME", shell_complete=complete_device, help="Only records about this device.")
-@click.option("--type", "kind", type=click.Choice(TYPES), metavar="EVENT", help="Only this event.")
+@click.option("--type", type=click.Choice(TYPES), metavar="EVENT", help="Only this event.")
 @click.option("--actor", metavar="NAME", help="Only what this actor did.")
 @click.option("--correlation", metavar="ID", help="Only what was part of this.")
 @click.option("--since", metavar="REV", default="0", help="From this moment on, or from the first record after it.")
@@ -32,9 +32,7 @@ TYPES = [kind.__name__ for kind in get_args(e.Event)]
 @click.option("-n", "--limit", type=click.IntRange(min=0), metavar="N", help="At most N records, the newest.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
 @common()
-def command(
-    asked: Asked, since: str, until: str, kind: str | None, limit: int | None, reverse: bool, **conditions: Any
-) -> None:
+def command(asked: Asked, since: str, until: str, limit: int | None, reverse: bool, **conditions: str | None) -> None:
     """List what happened, newest first.
 
     A line has the revision, the time (UTC), the actor and the event. Refusals give their reason in full.
@@ -45,14 +43,13 @@ def command(
     esrm log --since '@{2026-11-22T07:00}' --jsonl
     """
     past = asked.past
-    first, last = past.first_since(since), past.revision(until)
-    matching = {**conditions, "type": kind}
+    first, last = past.first_since(since), past.last_until(until)
     if first > last:  # such as since a time that is still to come
         found: Iterable[Record[e.Event]] = ()
     elif reverse and limit is None:
-        found = past.log(since=first, until=last, **matching)
+        found = past.log(since=first, until=last, **conditions)
     else:
-        found = islice(_backward(past, first, last, matching), limit)
+        found = islice(_backward(past, first, last, conditions), limit)
         found = reversed(list(found)) if reverse else found
     if conditions["device"] is not None:
         found = _about(past, conditions["device"], found)

@@ -18,18 +18,12 @@ from esrm.history import space_named
 
 
 @click.command("map")
-@click.option(
-    "--space",
-    "spaces",
-    metavar="S",
-    multiple=True,
-    shell_complete=complete_space,
-    help="Only this space; again for more.",
-)
-@click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@click.option("--space", metavar="S", multiple=True, shell_complete=complete_space,
+              help="Only this space; again for more.")  # fmt: skip
+@click.option("--at", metavar="REV", default="@", help="The moment; by default now.")
 @click.option("--free", is_flag=True, help="Show the holes, too.")
 @common()
-def command(asked: Asked, spaces: tuple[str, ...], rev: str, free: bool) -> None:
+def command(asked: Asked, space: tuple[str, ...], at: str, free: bool) -> None:
     """Draw the address map, now or at any moment.
 
     A space has a header with its pools, then a line a range: bounds (inclusive), who holds it, and of which kind it is.
@@ -39,11 +33,11 @@ def command(asked: Asked, spaces: tuple[str, ...], rev: str, free: bool) -> None
     esrm map --space mmio --at @~3
     esrm map --free | grep net0
     """
-    wanted = [space_named(name) for name in spaces]
+    wanted = [space_named(name) for name in space]
     past = asked.past
-    state = past.at(rev)
-    layout = {space: stretches(state, space, free=free) for space in wanted or Space}
-    shown = {space: found for space, found in layout.items() if found or wanted}
+    state = past.at(at)
+    layout = {where: stretches(state, where, free=free) for where in wanted or Space}
+    shown = {where: found for where, found in layout.items() if found or wanted}
     asked.answer(
         (stretch.document() for stretch in chain.from_iterable(shown.values())),
         lambda: _print(state, shown),

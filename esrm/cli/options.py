@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import wraps
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from esrm import names
 from esrm.cli import output
@@ -37,8 +39,8 @@ class Asked:
     def __init__(self) -> None:
         self.store = DEFAULT_STORE
         self.vm_option: str | None = None
-        self.json = False
-        self.jsonl = False
+        self.form: str | None = None  # "json" or "jsonl"; None is for people
+        self.typed: set[str] = set()  # which of these the command line itself said
         self._reader: Reader[Event] | None = None
 
     @property
@@ -105,9 +107,9 @@ class Asked:
             text: prints for people.
             document: what ``--json`` prints instead of the array.
         """
-        if self.jsonl:
+        if self.form == "jsonl":
             output.json_lines(items)
-        elif not self.json:
+        elif self.form is None:
             text()
         elif document is None:
             output.json_array(items)
@@ -125,23 +127,26 @@ def common(*, vm: bool = True, formats: bool = True, store: bool = True) -> Call
     def decorate(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def wrapped(*args: Any, **options: Any) -> Any:
-            with closing(click.get_current_context().ensure_object(Asked)) as asked:
+            ctx = click.get_current_context()
+            with closing(ctx.ensure_object(Asked)) as asked:
+                if not vm and "vm_option" in asked.typed:
+                    raise click.UsageError(f"{ctx.command_path} is not about one VM: leave out --vm")
                 return function(*args, asked=asked, **options)
 
         decorated: Any = wrapped
         if formats:
-            decorated = _remembered("--jsonl", "jsonl", is_flag=True, help="Answer with one JSON object a line.")(
+            decorated = _remembered("--jsonl", "form", is_flag=True, help="Answer with one JSON object a line.")(
                 decorated
             )
-            decorated = _remembered("--json", "json", is_flag=True, help="Answer with one JSON document.")(decorated)
+            decorated = _remembered("--json", "form", is_flag=True, help="Answer with one JSON document.")(decorated)
         if vm:
             decorated = _remembered(
-                "--vm", "vm_option", metavar="NAME", envvar="ESRM_VM", shell_complete=complete_vm,
+                "--vm", "vm_option", metavar="NAME", shell_complete=complete_vm,
                 help="The VM; by default the store's only one.  [env var: ESRM_VM]",
             )(decorated)  # fmt: skip
         if store:
             decorated = _remembered(
-                "--store", "store", metavar="URL", envvar="ESRM_STORE",
+                "--store", "store", metavar="URL",
                 help="The store; a bare path is an SQLite file.  [env var: ESRM_STORE; default: sqlite:esrm.db]",
             )(decorated)  # fmt: skip
         return decorated
@@ -149,18 +154,21 @@ def common(*, vm: bool = True, formats: bool = True, store: bool = True) -> Call
     return decorate
 
 
-def _remembered(flag: str, name: str, **settings: Any) -> Callable[[Any], Any]:
+def _remembered(flag: str, attribute: str, **settings: Any) -> Callable[[Any], Any]:
     """An option of the group and of its commands alike; whichever was given last on the line counts."""
 
     def remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         asked = ctx.ensure_object(Asked)
-        source = ctx.get_parameter_source(name)
-        # What the environment says, it has already said to the group: a command line's --store stands against it.
-        inherited = ctx.parent is not None and source is click.core.ParameterSource.ENVIRONMENT and "envvar" in settings
-        if value not in (None, False) and not inherited:
-            setattr(asked, name, names.check(flag, value) if name == "vm_option" else value)
+        typed = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if value in (None, False) or (attribute in asked.typed and not typed):  # the line is before the environment
+            return
+        if attribute == "vm_option":
+            names.check(flag, value)
+        setattr(asked, attribute, parameter.name if attribute == "form" else value)
+        if typed:
+            asked.typed.add(attribute)
 
-    return click.option(flag, name, callback=remember, expose_value=False, **settings)
+    return click.option(flag, callback=remember, expose_value=False, **settings)
 
 
 # -- shell completion ------------------------------------------------------------------------------------------------
@@ -189,13 +197,18 @@ def complete_space(ctx: click.Context, parameter: click.Parameter, incomplete: s
 
 
 def _completed(ctx: click.Context, incomplete: str, names: Callable[[Asked], Iterable[str]]) -> list[CompletionItem]:
-    """Names that begin so; none at all, rather than an error amid a command line, when the store has a problem."""
+    """Names that begin so; none at all, rather than an error amid a command line, when the store has a problem.
+
+    Only those that are one plain word to a shell: bash puts a name on the line as it is, and runs what is in it.
+    """
     from click.shell_completion import CompletionItem
 
     from esrm.errors import EsrmError
 
     try:
         with closing(ctx.ensure_object(Asked)) as asked:
-            return [CompletionItem(name) for name in names(asked) if name.startswith(incomplete)]
+            return [
+                CompletionItem(name) for name in names(asked) if name.startswith(incomplete) and quote(name) == name
+            ]
     except (EsrmError, click.ClickException):
         return []

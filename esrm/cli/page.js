@@ -22,6 +22,7 @@ const svg = (name, props, ...kids) => dress(document.createElementNS("http://www
 const on = (target, types, act) => types.split(" ").forEach(type => target.addEventListener(type, act));
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const order = (p, q) => (p < q ? -1 : p > q ? 1 : 0);
+const most = (numbers, least) => numbers.reduce((a, b) => Math.max(a, b), least);  // a call takes only so many
 const stamp = time => time.replace("T", " ");
 const endings = (count, word) => (count == 1 ? "" : word.endsWith("s") ? "es" : "s");
 const spelled = count => count.toLocaleString("en", count < 1e6 ? {} : { notation: "compact", compactDisplay: "long" });
@@ -118,7 +119,7 @@ function compress(space, ranges) {
   });
   // One screenful, with room to label what is held at one time; but never less than 2 px for what was ever held.
   const total = cells.reduce((sum, cell) => sum + cell.height, 0);
-  const stretch = clamp(total, clamp(LINE * Math.max(1, ...levels(ranges)), 60, 600), 600) / total, y = [4];
+  const stretch = clamp(total, clamp(LINE * most(levels(ranges), 1), 60, 600), 600) / total, y = [4];
   for (const cell of cells) y.push(y.at(-1) + Math.max(cell.height * stretch, cell.reserved ? 2 : 2 * cell.lanes, 1));
   for (const h of ranges) [h.spot, h.room] = clearing(h, cells, y);
   return { pools, reserved, marks, cells, y, height: y.at(-1) + 4 };
@@ -130,23 +131,30 @@ function levels(ranges) {  // how many are held at each revision
   return steps.slice(0, -1).map(step => (now += step));
 }
 function nest(ranges) {  // sharers of one range get a lane each; a range knows how deep it lies, and what lies in it
-  const lanes = new Map(), key = h => `${h.lo}-${h.hi}`;
+  const shared = new Map(), key = h => `${h.lo}-${h.hi}`;
   for (const h of ranges.sort((p, q) => p.start - q.start)) {
-    const ends = lanes.get(key(h)) ?? [], free = ends.findIndex(end => end <= h.start);
-    lanes.set(key(h), ends);
-    ends[h.lane = free < 0 ? ends.length : free] = h.end;
-    h.inner = [];
+    const lanes = shared.get(key(h)) ?? [], free = lanes.findIndex(lane => lane.at(-1).end <= h.start);
+    shared.set(key(h), lanes);
+    h.lane = free < 0 ? lanes.push([]) - 1 : free;
+    lanes[h.lane].push(h);
+    [h.depth, h.inner] = [0, []];
   }
-  for (const h of ranges) h.lanes = lanes.get(key(h)).length;
-  ranges.sort((p, q) => order(p.lo, q.lo) || order(q.hi, p.hi) || p.lane - q.lane || p.start - q.start);
   let open = [];
-  for (const h of ranges) {
-    open = open.filter(g => g.hi >= h.lo);
-    const outer = open.filter(g => g.hi >= h.hi && g.start < h.end && h.start < g.end);
-    for (const g of outer) if (key(g) != key(h)) g.inner.push(h);
-    h.depth = outer.length;
-    open.push(h);
+  const all = [...shared.values()].flat().sort(([p], [q]) => order(p.lo, q.lo) || order(q.hi, p.hi) || p.lane - q.lane);
+  for (const lane of all) {
+    const [{ lo, hi }] = lane, { length } = shared.get(key(lane[0]));
+    for (const h of lane) h.lanes = length;
+    open = open.filter(([g]) => g.hi >= lo);
+    for (const outer of open.filter(([g]) => g.hi >= hi)) {
+      let i = 0;  // a lane is in order of time, so that two are gone through side by side
+      for (const h of lane) {
+        while (outer[i]?.end <= h.start) i++;
+        for (let j = i; outer[j]?.start < h.end; j++, h.depth++) if (key(outer[j]) != key(h)) outer[j].inner.push(h);
+      }
+    }
+    open.push(lane);
   }
+  return all.flat();  // by address
 }
 function clearing(h, cells, y) {  // the middle and height of the tallest stretch of a range that nothing inner covers
   let best = [(y[h.a] + y[h.b]) / 2, h.inner.length ? 0 : y[h.b] - y[h.a]];
@@ -162,7 +170,7 @@ function clearing(h, cells, y) {  // the middle and height of the tallest stretc
 // ---- One section a space: what is held at the chosen revision, and beside it the whole log, on one axis.
 const BED = 96, LINE = 13, LETTER = 6.65;
 function section(space, ranges) {
-  nest(ranges);
+  ranges = nest(ranges);
   const { pools, reserved, marks, cells, y, height } = compress(space, ranges);
   const status = tag("span", { class: "soft" }), plot = tag("div", { class: "plot" });
   const card = tag("section", { class: "space card", "data-space": space.name }, tag("div", { class: "head" },
@@ -186,8 +194,8 @@ function section(space, ranges) {
     const [top, time] = timeline(wide - (tall ? 14 : 0));
     walk(map, () => [...shown], "bar");
     walk(time, () => ranges, "span");
-    plot.replaceChildren(tag("figure", {}, canvas(mapWidth, stacked ? 1 : 30, { class: "top" }), map),
-      tag("figure", {}, top, time));
+    const spacer = canvas(mapWidth, stacked ? 1 : 30, { class: "top", "aria-hidden": "true" });
+    plot.replaceChildren(tag("figure", {}, spacer, map), tag("figure", {}, top, time));
     return true;
   }
   function ground(x, wide) {  // pools, reserved stretches, and the zigzag where the axis is cut
@@ -223,7 +231,8 @@ function section(space, ranges) {
         width: long + beyond, role: "img", tabindex: -1, "data-i": h.i, "aria-label": words(h) }), h.device);
       spans.append(h.span);
       // A name stands where nothing inner ever covers it, or else before the first that does.
-      const lone = h.lanes == 1, free = !lone || h.room >= 11 ? h.end : Math.min(h.end, ...h.inner.map(g => g.start));
+      const lone = h.lanes == 1, until = !lone || h.room >= 11 ? [] : h.inner;
+      const free = until.reduce((first, g) => Math.min(first, g.start), h.end);
       const letters = Math.floor(((free - h.start) * step - 10) / LETTER);
       if (high >= 11 && letters > 2) captions.append(h.caption = colour(svg("text", { class: "over", x: x + 6,
         y: lone ? h.spot : top + high / 2 }, cut(h.device, letters)), h.device));
@@ -331,7 +340,7 @@ const busy = spaces.map(s => [s, holdings.filter(h => h.space == s.name)]).filte
 // One width for the addresses of all sections, so that their cursors stand in one line.
 const bound = ([s, ranges]) => [...ranges.map(h => h.hi), ...(s.pools ?? []).map(p => BigInt(p[1]))]
   .map(value => hex(value, s.name).length);
-const gutter = 14 + 6.1 * busy.flatMap(bound).reduce((most, length) => Math.max(most, length), 6);
+const gutter = 14 + 6.1 * most(busy.flatMap(bound), 6);
 const sections = busy.map(([s, ranges]) => section(s, ranges));
 const refused = moments.flatMap((m, i) => (m.refused ? [i] : []));
 let current = last, queued = false, playing = 0, saving = 0;
@@ -353,11 +362,11 @@ function head() {
   document.body.classList.toggle("long", moments.length > FEW);
 }
 function overview() {
-  const counts = levels(holdings), most = Math.max(1, ...counts);
+  const counts = levels(holdings), all = most(counts, 1);
   $("overview").setAttribute("viewBox", `0 0 ${moments.length || 1} 30`);
-  const steps = counts.map((count, i) => `L${i},${29 - 25 * count / most}h1`).join("");
+  const steps = counts.map((count, i) => `L${i},${29 - 25 * count / all}h1`).join("");
   $("overview").append(svg("path", { d: `M0,30${steps}V30Z` }),
-    ...refused.map(i => svg("line", { x1: i + .5, x2: i + .5, y1: 0, y2: 30 })));
+    svg("path", { d: refused.map(i => `M${i + .5},0v30`).join("") }));
 }
 function entry(m) {
   if (m.row) return m.row;
@@ -445,7 +454,7 @@ function find(text) {
   const plain = query.replace(/^(..):(..):(..):(..):(..):(..)$/, "0x$1$2$3$4$5$6");
   const number = /^(0x[0-9a-f]+|\d+)$/.test(plain) ? BigInt(plain) : null;
   const has = word => `${word ?? ""}`.toLowerCase().includes(query);
-  const hit = h => (number == null ? has(h.device) || has(h.kind) : h.lo <= number && number <= h.hi);
+  const hit = h => has(h.device) || has(h.kind) || (number != null && h.lo <= number && number <= h.hi);
   hits = new Set(holdings.filter(hit));
   holdings.forEach(fade);
   const told = new Set([...hits].flatMap(h => [h.allocated_by, h.from, h.to]));

@@ -20,9 +20,9 @@ _COLUMNS = ("free", "held", "reserved", "total", "holes", "hole_max")
 
 
 @click.command("stats")
-@click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@click.option("--at", metavar="REV", default="@", help="The moment; by default now.")
 @common()
-def command(asked: Asked, rev: str) -> None:
+def command(asked: Asked, at: str) -> None:
     """Count: how full, how many, what was refused.
 
     Per space: how much its pools have, what of it is free, held by devices and reserved by the platform, and the
@@ -30,7 +30,7 @@ def command(asked: Asked, rev: str) -> None:
     reason, and the devices by phase.
     """
     past = asked.past
-    state = past.at(rev)
+    state = past.at(at)
     events: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     for record in past.log(until=state.revision):

@@ -19,6 +19,7 @@ from esrm.cli.options import Asked, common
 from esrm.core.events import Event
 from esrm.errors import UnknownMoment
 from esrm.stores.records import PAGE, Record
+from esrm.subscription import behind
 
 INTERVAL_MS = 250
 
@@ -34,12 +35,13 @@ def command(asked: Asked, follow: bool, limit: int, after: int | None) -> None:
 
     Those of all VMs in the store, or of one with --vm, oldest first. A line has the position in the store, the time
     (UTC), the VM and revision, the actor and the event. With --after: all behind a position, in order, none missed and
-    none twice; whoever ships the log elsewhere goes on behind the last position that arrived there.
+    none twice; whoever ships the log elsewhere goes on behind the last position that arrived there. If another log
+    takes this one's place meanwhile, such as an older copy, -f exits with 3.
 
     \b
     esrm tail -f --jsonl --after 0
     """
-    if follow and asked.json:
+    if follow and asked.form == "json":
         raise click.UsageError("what goes on is no JSON document: use --jsonl with -f")
     source = click.get_current_context().get_parameter_source("limit")
     if after is not None and source is click.core.ParameterSource.COMMANDLINE:
@@ -57,14 +59,26 @@ def _show(asked: Asked, records: Iterable[Record[Event]]) -> None:
 
 
 def _pages(asked: Asked, after: int, follow: bool) -> Iterator[list[Record[Event]]]:
-    """The records behind a position, or a revision of the VM; then those that come."""
+    """The records behind a position, or a revision of the VM; then those that come.
+
+    A page is read with the record before it, so that another log, which took this one's place meanwhile, is noticed.
+
+    Raises:
+        Corrupt: it did.
+    """
+    before = _read(asked, after - 1, 1) if follow else []
+    known = before[0] if before and _place(asked, before[0]) == after else None
     while True:
-        page = _read(asked, after)
+        page = _read(asked, after, PAGE) if known is None else behind(known, _read(asked, after - 1, PAGE + 1))
         if page:
             yield page
-            after = page[-1].position if asked.vm_option is None else page[-1].revision
+            known, after = page[-1], _place(asked, page[-1])
         elif not follow or _nobody_reads():
             return
+
+
+def _place(asked: Asked, record: Record[Event]) -> int:
+    return record.position if asked.vm_option is None else record.revision
 
 
 def _nobody_reads() -> bool:
@@ -94,7 +108,7 @@ def _behind(asked: Asked, position: int) -> int:
     return asked.reader.revision_at_position(asked.vm_option, position)
 
 
-def _read(asked: Asked, after: int) -> list[Record[Event]]:
+def _read(asked: Asked, after: int, limit: int) -> list[Record[Event]]:
     if asked.vm_option is None:
-        return asked.reader.read_all(after, PAGE)
-    return asked.reader.read(asked.vm_option, after, PAGE)
+        return asked.reader.read_all(after, limit)
+    return asked.reader.read(asked.vm_option, after, limit)

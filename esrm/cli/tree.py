@@ -15,15 +15,15 @@ from esrm.core.state import DeviceState, VmState
 
 
 @click.command("tree")
-@click.option("--at", "rev", metavar="REV", default="@", help="The moment; by default now.")
+@click.option("--at", metavar="REV", default="@", help="The moment; by default now.")
 @common()
-def command(asked: Asked, rev: str) -> None:
+def command(asked: Asked, at: str) -> None:
     """Draw the device tree, with phases and resources.
 
     Devices in the order of their creation, those inside another one beneath it.
     """
     past = asked.past
-    state = past.at(rev)
+    state = past.at(at)
     platform = state.platform.name if state.platform else ""
 
     def text() -> None:

@@ -26,7 +26,7 @@ _is_key = re.compile(r"PRIVATE\+KEY\+.*|[^+\s]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+", 
 
 def vkey_option(help: str, *, required: bool = False) -> Callable[[Any], Any]:
     """``--vkey``, any number of times."""
-    return click.option("--vkey", "vkeys", multiple=True, required=required, metavar="KEY|FILE", help=help)
+    return click.option("--vkey", multiple=True, required=required, metavar="KEY|FILE", help=help)
 
 
 def origin_option(help: str) -> Callable[[Any], Any]:
@@ -61,7 +61,7 @@ def _is_proof(data: bytes) -> bool:
     return False
 
 
-def verifier_keys(vkeys: tuple[str, ...]) -> list[VerifierKey]:
+def verifier_keys(vkey: tuple[str, ...]) -> list[VerifierKey]:
     """The keys that ``--vkey`` said, each as such or as a file with one."""
     from esrm.proofs import VerifierKey
     from esrm.proofs.keys import read_line
@@ -72,7 +72,7 @@ def verifier_keys(vkeys: tuple[str, ...]) -> list[VerifierKey]:
         except FileNotFoundError:
             raise click.UsageError(f"--vkey: {text!r:.80} is neither a key (NAME+ID+BASE64) nor a file") from None
 
-    return [VerifierKey.parse(line(text)) for text in vkeys]
+    return [VerifierKey.parse(line(text)) for text in vkey]
 
 
 def signing_key(path: str) -> SigningKey:

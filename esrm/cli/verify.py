@@ -54,7 +54,7 @@ LISTED = 8
 @common()
 @click.pass_context
 def command(
-    ctx: click.Context, asked: Asked, since: tuple[str, ...], receipt: tuple[str, ...], vkeys: tuple[str, ...],
+    ctx: click.Context, asked: Asked, since: tuple[str, ...], receipt: tuple[str, ...], vkey: tuple[str, ...],
     origin: str | None,
 ) -> None:  # fmt: skip
     """Check that the log is what was written.
@@ -74,16 +74,16 @@ def command(
     """
     if len(since + receipt) > 1:
         raise click.UsageError("two of --since and --receipt are two questions: ask them one after the other")
-    if since + receipt and not vkeys:
+    if since + receipt and not vkey:
         raise click.UsageError("--since and --receipt need a --vkey: whom to believe")
-    if (vkeys or origin is not None) and not since + receipt:
+    if (vkey or origin is not None) and not since + receipt:
         raise click.UsageError(
             "--vkey and --origin are for --since and --receipt: without one, no signature is checked"
         )
     if receipt:
-        ok = _receipt(asked, receipt[0], vkeys, origin)
+        ok = _receipt(asked, receipt[0], vkey, origin)
     elif since:
-        ok = _since(asked, since[0], vkeys, origin)
+        ok = _since(asked, since[0], vkey, origin)
     else:
         ok = _whole(asked)
     ctx.exit(0 if ok else 3)
@@ -238,7 +238,7 @@ def _mark(ok: bool) -> str:
 # -- the log by a checkpoint -----------------------------------------------------------------------------------------
 
 
-def _since(asked: Asked, since: str, vkeys: tuple[str, ...], origin: str | None) -> bool:
+def _since(asked: Asked, since: str, vkey: tuple[str, ...], origin: str | None) -> bool:
     """The records before the checkpoint must be those that were signed, those behind it go on from there.
 
     Those before are hashed anew, every column: to read them is most of the work, and a column that was changed under
@@ -246,7 +246,7 @@ def _since(asked: Asked, since: str, vkeys: tuple[str, ...], origin: str | None)
     """
     from esrm.proofs import open_checkpoint, tree_roots
 
-    opened = open_checkpoint(read(since), verifier_keys(vkeys), origin)
+    opened = open_checkpoint(read(since), verifier_keys(vkey), origin)
     vm, size = _vm(asked, opened), opened.checkpoint.size
     vms = _vms(asked)
     what: str | None = None
@@ -294,12 +294,12 @@ def _print_checkpoint(opened: Opened, what: str | None) -> None:
 # -- a receipt -------------------------------------------------------------------------------------------------------
 
 
-def _receipt(asked: Asked, path: str, vkeys: tuple[str, ...], origin: str | None) -> bool:
+def _receipt(asked: Asked, path: str, vkey: tuple[str, ...], origin: str | None) -> bool:
     """Believe a receipt by its signatures alone; then say whether the log at hand, if there is one, agrees."""
     from esrm.proofs import Receipt, open_receipt
 
     receipt = Receipt.parse(read(path))
-    opened = open_receipt(receipt, verifier_keys(vkeys), origin)
+    opened = open_receipt(receipt, verifier_keys(vkey), origin)
     record = decoded(events, receipt.columns.row())
     if asked.vm_option not in (None, record.vm):
         raise Unproven(f"the receipt is of the VM {record.vm!r:.80}, not of {asked.vm_option!r:.80}")

@@ -26,7 +26,12 @@ def replacing(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
     """
     target = Path(os.path.realpath(path))
     fresh = target.with_name(f".esrm-{token_hex(8)}")
-    with fresh.open("xb") as file:
+    try:
+        file = fresh.open("xb")
+    except OSError as error:
+        error.filename = os.fspath(path)  # the name that was asked for
+        raise
+    with file:
         try:
             if target.exists():
                 shutil.copymode(target, fresh)

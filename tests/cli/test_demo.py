@@ -78,6 +78,32 @@ def test_an_earlier_demo_is_replaced(ask: Ask, places: list[str]) -> None:
     assert counts[0] == counts[1]
 
 
+def test_the_groups_store_is_the_demos(ask: Ask, places: list[str], tmp_path: Path) -> None:
+    """As with any command: what the line says before its name; but not the log in the environment."""
+    answer = ask("--store", str(tmp_path / "mine.db"), "demo", *places[2:], "--fast")
+    assert answer.code == 0
+    assert ask("--store", str(tmp_path / "mine.db"), "vms").out.splitlines()[1].startswith("demo")
+
+
+@pytest.mark.parametrize("line", [["demo", "--store", "memory:"], ["--store", "memory:", "demo"]])
+def test_the_demo_needs_a_file(ask: Ask, line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one process has in its memory does not outlive it; and nothing is made that is called so."""
+    monkeypatch.chdir(tmp_path)
+    answer = ask(*line)
+    assert (answer.code, answer.out) == (2, "")
+    assert "'memory:' is no file" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_that_fails_ends_the_demo(ask: Ask, places: list[str], tmp_path: Path) -> None:
+    """Its own sentence, and whose it was; no advice to open a page that is not there."""
+    answer = ask("demo", *places[:2], "--page", str(tmp_path / "no" / "x.html"), "--fast")
+    assert answer.code == 2
+    assert "No such file or directory" in answer.err
+    assert answer.err.endswith("esrm: the demo ends here, since `esrm page` failed\n")
+    assert "Now you" not in answer.out
+
+
 def test_nothing_but_a_demo_is_ever_replaced(ask: Ask, places: list[str], tmp_path: Path) -> None:
     """Another log, or another file, stays as it is; the message says to choose another place."""
     path = tmp_path / "d.db"

@@ -191,6 +191,13 @@ def test_blame_takes_each_spaces_own_notation(ask: Ask, space: str, address: str
     assert ("reserved by the platform" in answer.out) == (owner == "i8042")
 
 
+def test_a_mac_address_is_one_of_mac(ask: Ask) -> None:
+    """In any other space it is no address, and so nobody's; the answer says how one looks there."""
+    answer = ask("blame", "pio", "52:54:00:12:34:56")
+    assert (answer.code, answer.out) == (2, "")
+    assert "'52:54:00:12:34:56' is no address of pio: write 0xc0001000 or 5" in answer.err
+
+
 def test_blame_of_nobody_exits_with_1(ask: Ask) -> None:
     """A free address has nobody to name, and a script can tell."""
     answer = ask("blame", "mmio", "0xd0000000")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,10 @@ def revisions(ask: Ask, *conditions: str) -> list[int]:
         (["--since", "@{2030-01-01}", "--reverse"], []),
         (["--since", "@{2030-01-01}", "--reverse", "-n", "2"], []),
         (["--since", "5", "--until", "4"], []),
+        (["--until", "@{2000-01-01}"], []),
+        (["--until", "@{2000-01-01}", "--reverse"], []),
+        (["--since", "@{1970-01-01}", "--until", "@{1970-01-02}"], []),
+        (["--until", "@{2026-11-22T07:00:01}"], [1, 0]),
         (["-n", "0"], []),
         (["--limit", "2", "--reverse"], [23, 24]),
         (["--until", "2", "--reverse"], [0, 1, 2]),
@@ -89,7 +94,7 @@ def revisions(ask: Ask, *conditions: str) -> list[int]:
 def test_log_shows_what_matches_all_conditions(ask: Ask, conditions: list[str], expected: list[int]) -> None:
     """Conditions narrow the log; a limit takes the newest that match, whichever way they are shown.
 
-    Since a time means: from the first record on that is not before it; there may be none, or all.
+    Since a time means: from the first record on that is not before it; there may be none, or all; and so for until.
     """
     assert revisions(ask, *conditions) == expected
 
@@ -228,6 +233,36 @@ def test_tail_f_goes_on_until_it_is_interrupted(tmp_path: Path, whose: list[str]
             assert process.stderr.read().strip() == ""
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("whose", [[], ["--vm", "b"]])
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("grown", [0, 3])
+def test_tail_f_does_not_go_on_in_another_log(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: list[str], after: int, grown: int
+) -> None:
+    """An older copy takes the log's place, and perhaps grows: the record behind which it would go on is no more."""
+    path, old = tmp_path / "vm.db", tmp_path / "old.db"
+    anyio.run(begin, path, "b")
+    for suffix in ("", "-head"):
+        shutil.copy(f"{path}{suffix}", f"{old}{suffix}")
+    for name in ("net0", "net1"):
+        anyio.run(create, path, "b", name)
+    for number in range(grown):
+        anyio.run(create, old, "b", f"disk{number}")
+
+    def replaced() -> bool:
+        """In the moment in which the command waits; the second time it has gone on, and is ended."""
+        if not old.exists():
+            return True
+        for suffix in ("-head", ""):
+            Path(f"{old}{suffix}").replace(f"{path}{suffix}")
+        return False
+
+    monkeypatch.setattr("esrm.cli.tail._nobody_reads", replaced)
+    answer = ask("--store", path, "tail", "-f", "--jsonl", "--after", str(after), *whose)
+    assert (answer.code, positions(answer.out)) == (3, list(range(after + 1, 4)))
+    assert "position 3 is not the record any more that was read there" in answer.err
 
 
 def next_event(process: subprocess.Popen[str]) -> str:

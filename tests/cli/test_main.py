@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -17,6 +18,8 @@ from cli_story import Ask, begin
 
 from esrm import cli
 from esrm.cli.output import PAGE, paint, printable, rows
+from esrm.manager import ResourceManager
+from esrm.opening import open_store
 
 READING = [
     ["log"],
@@ -53,7 +56,10 @@ def test_the_table_says_what_the_command_says(ask: Ask, name: str) -> None:
 
 def test_the_help_says_which_commands_exit_with_1(ask: Ask) -> None:
     """Those that ask whether, and no other: a log in which nothing matches is well."""
-    assert "1  diff: a difference" in ask("--help").out
+    told = ask("--help").out
+    assert "1  diff: a difference" in told
+    assert "doctor --adopt: no" in told
+    assert "130  interrupted" in told
     assert ask("diff", "0", "@").code == ask("blame", "pio", "0").code == ask("bisect", "--held", "pio", "0").code == 1
     assert ask("log", "--actor", "nobody") == (0, "", "")
 
@@ -164,7 +170,7 @@ def test_a_vm_must_be_named_where_there_are_several(ask: Ask, tmp_path: Path) ->
 def test_options_come_from_the_line_before_the_environment(
     ask: Ask, story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command's own option, then the group's, then ESRM_*; and every option has such a variable."""
+    """The command's own option, then the group's, then ESRM_*; so it is for the form of an answer, too."""
     other = tmp_path / "other.db"
     anyio.run(begin, other, "other")
     assert ask("tree").out.startswith("web-1@24"), "ESRM_STORE, a bare path"
@@ -176,6 +182,42 @@ def test_options_come_from_the_line_before_the_environment(
     monkeypatch.setenv("ESRM_LOG_LIMIT", "1")
     monkeypatch.setenv("ESRM_LOG_JSON", "1")
     assert len(json.loads(ask("log", "--vm", "web-1").out)) == 1
+    monkeypatch.setenv("ESRM_LOG_JSONL", "1")
+    assert ask("log", "--vm", "web-1", "--json").out.startswith("[")
+    monkeypatch.setenv("ESRM_LOG_VM", "web-1")
+    assert json.loads(ask("log").out)["vm"] == "web-1"
+    assert "'nothing'" in ask("--vm", "nothing", "log").err
+
+
+def walk(command: click.Command, ctx: click.Context) -> Iterator[tuple[click.Context, click.Option]]:
+    """Every option of a command and of those within it."""
+    yield from ((ctx, option) for option in command.params if isinstance(option, click.Option))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(ctx):
+            inner = command.get_command(ctx, name)
+            assert inner
+            yield from walk(inner, click.Context(inner, parent=ctx, info_name=name))
+
+
+def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the name that anybody would guess: the command's, and the option's as it is typed."""
+    ctx = click.Context(cli.cli, info_name="esrm", auto_envvar_prefix="ESRM")
+    options = list(walk(cli.cli, ctx))
+    assert len(options) > 60
+    for ctx, option in options:
+        words = *ctx.command_path.split(), max(option.opts, key=len).removeprefix("--")
+        monkeypatch.setenv(variable := "_".join(words).upper().replace("-", "_"), "1")
+        assert option.resolve_envvar_value(ctx) == "1", variable
+
+
+@pytest.mark.parametrize("command", [["vms"], ["doctor"], ["demo"]])
+def test_a_vm_is_not_passed_over(ask: Ask, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """What is not about one VM refuses to be asked about one; a variable is for the other commands."""
+    answer = ask("--vm", "nobody", *command)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"esrm {command[0]} is not about one VM: leave out --vm" in answer.err
+    monkeypatch.setenv("ESRM_VM", "nobody")
+    assert ask("vms").code == 0
 
 
 def test_a_mistake_in_a_subgroup_names_it(ask: Ask) -> None:
@@ -287,6 +329,16 @@ def test_an_output_that_is_full(story: Path) -> None:
     assert done.stderr == "esrm: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("command", [["export"], ["page", "-o", "-"]])
+def test_an_output_that_is_closed(story: Path, command: list[str]) -> None:
+    """Nowhere to write to is said in one line, too, and nothing counts as written."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "esrm", "--store", str(story), *command],
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "esrm: [Errno 9] Bad file descriptor: 'stdout'\n")
+
+
 def test_an_output_that_does_not_know_the_letters(tmp_path: Path) -> None:
     """What cannot be said there is escaped; it is no error."""
     path = tmp_path / "vm.db"
@@ -327,13 +379,32 @@ def test_completion_prints_a_script(ask: Ask, shell: str) -> None:
 )
 def test_names_are_completed(story: Path, words: str, expected: list[str]) -> None:
     """Commands from the table, names from the store; and silence where the store has a problem."""
+    assert completed(story, words) == expected
+
+
+def test_no_name_is_completed_that_a_shell_would_run(tmp_path: Path) -> None:
+    """bash puts on the line what it is told, and Enter runs it: what needs a quote is left to be typed."""
+    path = tmp_path / "vm.db"
+    anyio.run(devices, path, ["net0", "$(touch${IFS}x)", "`x`", "net 0", "net0;x", "net*", "~root", "nët0"])
+    assert completed(path, "esrm timeline ") == ["net0"]
+
+
+async def devices(path: Path, names: list[str]) -> None:
+    """A VM that has them."""
+    async with open_store(f"sqlite:{path}") as store, ResourceManager(store, vm="a", platform="x86_64") as vm:
+        for name in names:
+            await vm.create(name)
+
+
+def completed(store: Path, words: str) -> list[str]:
+    """What bash is told to offer for the last word."""
     environment = {
         **os.environ,
-        "ESRM_STORE": str(story),
+        "ESRM_STORE": str(store),
         "_ESRM_COMPLETE": "bash_complete",
         "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split()) - 1),
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
     }
     done = subprocess.run([sys.executable, "-m", "esrm"], env=environment, capture_output=True, text=True, check=False)
-    assert [line.partition(",")[2] for line in done.stdout.split()] == expected
     assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]

@@ -228,6 +228,16 @@ def test_reading_what_cannot_be_exits_with_3(ask: Ask, damage: Damage, command: 
     assert "Nonsense" in answer.err
 
 
+@pytest.mark.parametrize("command", ["tree", "map", "stats", "page"])
+def test_an_event_that_cannot_have_happened_is_named(ask: Ask, damage: Damage, command: str) -> None:
+    """By every command that replays, in the same words: of which VM it is, and where it stands."""
+    bad = damage('UPDATE records SET data = \'{"type":"DeviceRemoved","device":"net9"}\' WHERE revision = 24')
+    answer = ask("--store", bad, command)
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err.startswith("esrm: web-1, revision 24 (position 25): ")
+    assert "'net9'" in answer.err
+
+
 def test_export_lets_another_program_recompute_the_chain(ask: Ask) -> None:
     """The event is byte for byte what the hash covers, and no field is missing or added."""
     previous = GENESIS
@@ -270,9 +280,9 @@ def test_export_leaves_no_file_when_there_is_no_log(ask: Ask, tmp_path: Path) ->
     file = tmp_path / "log.jsonl"
     assert ask("export", "--store", tmp_path / "none.db", "-o", file).code == 3
     assert not file.exists()
-    answer = ask("export", "-o", tmp_path / "no" / "such" / "folder")
-    assert answer.code == 2
-    assert answer.err.startswith("esrm: ")
+    nowhere = tmp_path / "no" / "such" / "folder"
+    for command in ("export", "page"):
+        assert ask(command, "-o", nowhere) == (2, "", f"esrm: [Errno 2] No such file or directory: '{nowhere}'\n")
 
 
 def test_export_is_whole_or_not_at_all(ask: Ask, damage: Damage, tmp_path: Path) -> None:
@@ -454,7 +464,7 @@ def test_a_folder_whose_name_no_vm_may_have(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "a\nb" / "iomem").write_text("00000000-00000fff : System RAM\n")
     answer = ask("import", "linux", "--root", tmp_path / "a\nb", "--store", tmp_path / "host.db")
     assert (answer.code, answer.out) == (2, "")
-    assert "the VM's name (--vm): 'a\\nb' holds a control character" in answer.err
+    assert "the VM's name (--vm): 'a\\nb' holds a character that does not print" in answer.err
     assert not (tmp_path / "host.db").exists()
 
 
