@@ -6,11 +6,11 @@ text at a time and joins nothing. Next: ``linux.py``, which turns nodes into dev
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import chain, count
 from typing import Literal, TypeAlias
 
@@ -66,11 +66,14 @@ def layout(machine: Machine) -> tuple[Node, ...]:
     """Who holds what, parents before children.
 
     - Claims of one name in one place are one node: ``keyboard`` at ports 0x60 and 0x64; ``PCI Bus 0000:00``, at the top
-      of both iomem and ioports. A PCI function is one node wherever its claims stand; its parent is what they share.
+      of both iomem and ioports. Of the places where a PCI function has claims, the one on its bus is the function, else
+      the first; the others are regions, such as ``Reserved/0000:00:1f.5``. So all lies inside what it lay in.
     - RAM and all within it is ``mem``; all else in iomem is ``mmio``.
-    - A BAR that only /sys knows joins its function, unless somebody else's claim is in the way.
-    - A message belongs to the function that sends it; a wired line to whom its action names, by the rules of
-      ``_Draft.owner``; what remains, to a node named after the action.
+    - A BAR that only /sys knows joins its function, unless it lies outside the window around that, or somebody else's
+      claim is in the way.
+    - A message belongs to the function that sends it; a wired line to whom its actions name, by the rules of
+      ``_Draft.owner``, and so does a message whose sender nobody tells, but to one only; what remains, to a node named
+      after the action.
     - The nearer to the top, the earlier a node gets its plain name. One that is taken, and any right inside a PCI
       function, stands behind its parent's: ``0000:00:01.0/virtio-pci-modern``. Plugging in a function renames nobody.
 
@@ -78,7 +81,6 @@ def layout(machine: Machine) -> tuple[Node, ...]:
         Refused: a name that would be too long.
     """
     draft = _Draft(machine)
-    draft.settle()
     draft.wire()
     draft.name()
     return tuple(
@@ -101,7 +103,6 @@ class _Part:
         self.label = label
         self.kind = kind
         self.parent = parent
-        self.is_function = kind == "pci"
         self.name = ""
         self.ranges: list[tuple[Space, int, int]] = []
         self.irqs: set[int] = set()
@@ -114,35 +115,30 @@ class _Part:
             yield part
             part = part.parent
 
-    @cached_property
-    def windows(self) -> list[tuple[Space, int, int]]:
-        return sorted(self.ranges)
-
-    @cached_property
-    def spaces(self) -> set[Space]:
-        return {space for space, _, _ in self.ranges}
-
     def admits(self, ranges: Iterable[tuple[Space, int, int]]) -> bool:
         """Each lies in one of ours of its space, or we have none there."""
-        return all(self._admits(*wanted) for wanted in ranges)
+        return all(
+            any(low <= first and last <= high for low, high in windows)
+            for space, first, last in ranges
+            if (windows := self.windows(space))
+        )
 
-    def _admits(self, space: Space, first: int, last: int) -> bool:
-        index = bisect_right(self.windows, (space, first, U64_MAX))
-        inside = index > 0 and self.windows[index - 1][0] == space and self.windows[index - 1][2] >= last
-        return inside or space not in self.spaces
+    def windows(self, space: Space) -> list[tuple[int, int]]:
+        return [(first, last) for where, first, last in self.ranges if where == space]
 
 
 class _Draft:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.parts: list[_Part] = []
-        self.functions: dict[str, _Part] = {}
         self._places: dict[tuple[_Part | None, str], _Part] = {}
+        self._claims: dict[tuple[_Part | None, bool], list[tuple[int, int]]] = defaultdict(list)
         self._grow(machine.iomem, "mmio")
         self._grow(machine.ioports, "pio")
         self._buses = self._find_buses()
-        self._joined: dict[Space, list[tuple[int, int]]] = defaultdict(list)
-        for function in sorted(machine.pci, key=lambda function: function.address):
+        self.functions = self._find_functions()
+        senders = [PciFunction(interrupt.pci) for interrupt in machine.interrupts if interrupt.is_msi and interrupt.pci]
+        for function in sorted([*machine.pci, *senders], key=self._outer_first):
             self._join(function)
 
     def _part(self, label: str, kind: str, parent: _Part | None = None) -> _Part:
@@ -158,15 +154,10 @@ class _Draft:
                 space = "mem"
             part = self._place(region.label, parent)
             part.ranges.append((space, region.first, region.last))
+            self._claims[parent, space == "pio"].append((region.first, region.last))
             waiting.extend((child, part, space) for child in reversed(region.children))
 
     def _place(self, label: str, parent: _Part | None) -> _Part:
-        if PCI_ADDRESS.fullmatch(label) and (parent is None or parent.label != label):
-            part = self.functions.get(label) or self._part(label, "pci", parent)
-            # Claimed in two places, it lies in what both lie in. Moving outwards only, it never comes to lie in itself.
-            shared = set(parent.chain()) if parent else set[_Part]()
-            part.parent = next((around for around in part.chain() if around in shared and around is not part), None)
-            return self.functions.setdefault(label, part)
         if (parent, label) not in self._places:
             kind = "ram" if _RAM.fullmatch(label) else "pci-bus" if _BUS.fullmatch(label) else "region"
             self._places[parent, label] = self._part(label, kind, parent)
@@ -181,43 +172,48 @@ class _Draft:
                 buses[match[1]].append(part)
         return buses
 
+    def _find_functions(self) -> dict[str, _Part]:
+        functions: dict[str, _Part] = {}
+        places = [part for part in self.parts if PCI_ADDRESS.fullmatch(part.label)]
+        for part in sorted(places, key=lambda part: part.parent not in self._buses.get(_bus_of(part.label), [])):
+            if part.label not in functions:
+                functions[part.label] = part
+                part.kind = "pci"
+        return functions
+
+    def _outer_first(self, function: PciFunction) -> tuple[float, str]:
+        """The BARs of one are windows for those inside it."""
+        part = self.functions.get(function.address)
+        return (_depth(part) if part else math.inf), function.address
+
     def _join(self, function: PciFunction) -> None:
         bars: list[tuple[Space, int, int]] = [
             (bar.kind, bar.first, bar.last) for bar in function.bars if not _is_nowhere(bar)
         ]
         part = self.functions.get(function.address)
         if part is None:
-            bus = self._bus(function.address.rpartition(":")[0], bars)
+            bus = self._bus(_bus_of(function.address), bars)
             part = self.functions[function.address] = self._part(function.address, "pci", bus)
         if function.class_code is not None:
             part.kind = f"pci-{function.class_code:06x}"
-        part.ranges += [bar for bar in bars if bar not in part.ranges and self._is_free(part, *bar)]
+        part.ranges += [bar for bar in bars if bar not in part.ranges and self._claim(part, *bar)]
 
     def _bus(self, number: str, bars: Sequence[tuple[Space, int, int]]) -> _Part | None:
-        """The node of that bus whose windows hold the BARs, else the one nearest to the top."""
+        """The node of that bus whose windows hold the BARs, else the nearest around it that does."""
         buses = self._buses.get(number, [])
-        return next((bus for bus in buses if bus.admits(bars)), next(iter(buses), None))
+        around = buses[0].chain() if buses else ()
+        return next((part for part in chain(buses, around) if part.admits(bars)), None)
 
-    def _is_free(self, part: _Part, space: Space, first: int, last: int) -> bool:
-        """Only claims of those around ``part`` are there, and no BAR that joined before: now it has joined."""
-        around = {other.label for other in part.parent.chain()} if part.parent else set[str]()
-        regions = self.machine.ioports if space == "pio" else self.machine.iomem
-        while (region := _last_before(regions, last)) and region.last >= first:
-            if not (region.first <= first and last <= region.last and region.label in around):
-                return False
-            regions = region.children
-        joined = self._joined[space]
-        index = bisect_right(joined, (last, U64_MAX))
-        if index and joined[index - 1][1] >= first:
+    def _claim(self, part: _Part, space: Space, first: int, last: int) -> bool:
+        """Whether it lies in the window around ``part``, with nobody's claim there; then it is claimed."""
+        around = part.parent.chain() if part.parent else ()
+        window = next((other for other in around if other.windows(space)), None)
+        claims = self._claims[window, space == "pio"]
+        index = bisect_right(claims, (last, U64_MAX))
+        if (window and not window.admits([(space, first, last)])) or (index and claims[index - 1][1] >= first):
             return False
-        joined.insert(index, (first, last))
+        claims.insert(index, (first, last))
         return True
-
-    def settle(self) -> None:
-        """A part that reaches out of its parent moves outwards until it fits, at last to the top."""
-        for part in self.parts:
-            while part.parent is not None and not part.parent.admits(part.ranges):
-                part.parent = part.parent.parent
 
     # -- interrupts
 
@@ -232,7 +228,9 @@ class _Draft:
             if interrupt.number in sent:
                 continue
             sender = self.functions.get(interrupt.pci or "")
-            for part in [sender] if sender else [self.owner(interrupt.number, action) for action in interrupt.actions]:
+            # Many may share a wire, but a message has one sender, however many handlers it has.
+            actions = interrupt.actions[:1] if interrupt.is_msi else interrupt.actions
+            for part in [sender] if sender else [self.owner(interrupt.number, action) for action in actions]:
                 if interrupt.is_msi:
                     part.msis[interrupt.number] = _msi_type(interrupt)
                 else:
@@ -245,15 +243,15 @@ class _Draft:
         self._drivers: dict[tuple[int, str], list[_Part]] = defaultdict(list)
         for part in self.parts:
             self._labels[part.label].append(part)
-            if part.parent and part.parent.is_function and part.parent.label in lines:
-                self._drivers[lines[part.parent.label], part.label].append(part.parent)
+            if part.parent and part.parent.label in lines:
+                self._drivers[lines[part.parent.label], part.label].append(part)
 
     def owner(self, number: int, action: str) -> _Part:
         """Whom an action means; never a guess.
 
         1. The PCI function it names in brackets: ``ahci[0000:00:1f.2]``.
         2. The one function on that line by its ``irq`` file with that driver in it: ``uhci_hcd:usb1``.
-        3. The one node of exactly that name, or the function it lies in: ``rtc0``, ``i801_smbus``.
+        3. The one node of exactly that name, or the one function with such in it: ``rtc0``, ``i801_smbus``.
         4. For ``ttyS0`` to ``ttyS3``, the ``serial`` node that holds that line's standard port.
         5. Else a node of its own.
         """
@@ -262,11 +260,16 @@ class _Draft:
             return self.functions[named[1]]
         drivers = self._drivers.get((number, action.partition(":")[0]), [])
         for found in (drivers, self._labels.get(action, []), self._serial(action)):
-            if len(found) == 1:
-                return next((part for part in found[0].chain() if part.is_function), found[0])
+            owners = {self._whose(part) for part in found}
+            if len(owners) == 1:
+                return owners.pop()
         if action not in self._users:
             self._users[action] = self._part(action, "irq-user")
         return self._users[action]
+
+    def _whose(self, part: _Part) -> _Part:
+        """The function it lies in, wherever that has claims; else itself."""
+        return next((self.functions[around.label] for around in part.chain() if around.label in self.functions), part)
 
     def _serial(self, action: str) -> list[_Part]:
         port = _SERIAL_PORTS.get(action, -1)
@@ -280,7 +283,8 @@ class _Draft:
         taken: set[str] = set()
         for part in sorted(self.parts, key=lambda part: (part.kind == "irq-user", _depth(part))):
             name = part.label
-            if name in taken or (part.parent and part.parent.is_function):
+            is_elsewhere = self.functions.get(name, part) is not part
+            if name in taken or is_elsewhere or (part.parent and part.parent.label in self.functions):
                 name = f"{part.parent.name if part.parent else part.kind}/{part.label}"
             numbered = chain([name], (f"{name}#{number}" for number in count(2)))
             part.name = names.check("device", next(free for free in numbered if free not in taken))
@@ -298,9 +302,9 @@ def _is_nowhere(bar: Bar) -> bool:
     )
 
 
-def _last_before(regions: Sequence[Region], address: int) -> Region | None:
-    index = bisect_right(regions, address, key=lambda region: region.first)
-    return regions[index - 1] if index else None
+def _bus_of(address: str) -> str:
+    """``0000:01`` of ``0000:01:00.0``."""
+    return address.rpartition(":")[0]
 
 
 def _msi_type(interrupt: Interrupt) -> MsiType:

@@ -8,7 +8,8 @@ goes the way there, what stayed is not mentioned. So ``map``, ``blame`` and ``di
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from anyio import to_thread
 
-from esrm.core.events import Event
+from esrm.core import decide
+from esrm.core.events import Event, encode
 from esrm.core.lifecycle import Phase
 from esrm.core.platform import Platform
 from esrm.core.resources import (
+    PCI_MSIX_MAX,
     U16_MAX,
     U32_MAX,
     U64_MAX,
@@ -33,10 +36,11 @@ from esrm.core.resources import (
     ResourceConstraint,
     Space,
 )
-from esrm.core.state import VmState
-from esrm.importers.layout import Node, layout
+from esrm.core.state import VmState, evolve
+from esrm.importers.layout import MsiType, Node, layout
 from esrm.importers.proc import read_machine
 from esrm.manager import ResourceManager, acting
+from esrm.stores.records import BATCH_RECORDS_MAX
 
 if TYPE_CHECKING:
     from esrm.stores.base import Store
@@ -55,8 +59,10 @@ PLATFORM = Platform(
 
 _RANGES = {"pio": PioConstraint, "mmio": MmioConstraint, "mem": MemConstraint}
 _MESSAGES = {"pci_msi": PciMsiIrqConstraint, "pci_msix": PciMsixIrqConstraint, "generic_msi": GenericIrqConstraint}
-_PORTS_AT_ONCE = 0x8000
-"""The ancestor's port sizes are u16, so all 0x10000 ports do not fit one range: they are recorded as two that touch."""
+_ALL_PORTS = ("pio", 0, U16_MAX)
+_UPPER_PORTS = 0x8000
+"""The ancestor's port sizes are u16, so all 0x10000 ports do not fit one range: they are recorded as two that touch.
+A range lies in one of its parent's, so whatever is inside and would lie in both is recorded as two, as well."""
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -84,38 +90,60 @@ async def import_machine(
     """Record the layout of the machine whose /proc and /sys stand under ``root`` (a folder of copies will do).
 
     Raises:
-        Refused: the files cannot be read as what they should be, or show zeros to an ordinary user; nothing recorded.
-        InvalidPlatform: the VM exists and is not an imported machine.
+        Refused: as ``read`` and ``record`` do; nothing recorded.
+        Conflict, Corrupt, StoreError: as ``record`` does.
     """
     return await record(store, await to_thread.run_sync(read, root), vm=vm, actor=actor)
 
 
 def read(root: str | PathLike[str]) -> Found:
-    """What there is to record of a machine. Apart from ``record``, so that no store need be made for a refusal.
+    """What there is to record of a machine, and can be. Apart from ``record``, so that no store is made for a refusal.
 
     Raises:
-        Refused: as ``import_machine`` does.
+        Refused: the files cannot be read as what they should be, or show zeros to an ordinary user; or they tell what
+            cannot be, such as one message that two functions send.
     """
-    return _wanted(layout(read_machine(Path(root))))
+    return rehearsed(layout(read_machine(Path(root))))
+
+
+def rehearsed(nodes: tuple[Node, ...]) -> Found:
+    """The nodes with their constraints, if a VM can be all that.
+
+    Raises:
+        Refused: they claim what cannot be, such as one message for two.
+    """
+    wanted = _wanted(nodes)
+    _difference(VmState.of(PLATFORM, (), 0), set(), wanted)
+    skipped = tuple(
+        f"{node.name}: {space} {first:#x}-{last:#x} is above {U16_MAX:#x}"
+        for node in nodes
+        for space, first, last in node.ranges
+        if space == "pio" and last > U16_MAX
+    )
+    return wanted, skipped
 
 
 async def record(store: Store[Event], found: Found, *, vm: str, actor: str = "esrm import linux") -> Imported:
     """Record what ``read`` has found.
 
+    All is decided before any of it is appended, and up to 10,000 events (2,000 new devices) are one append, which
+    stands whole or not at all. A larger import that is cut short between two is taken up again by the next one.
+
     Raises:
-        InvalidPlatform: as ``import_machine`` does.
+        InvalidPlatform: the VM exists and is not an imported machine; nothing recorded.
+        Refused: something in the VM is in the way, which only another writer can have put there; nothing recorded.
+        Conflict: another writer appended at the same time. Corrupt, StoreError: the log or the disk.
     """
     wanted, skipped = found
     with acting(actor=actor):
         async with ResourceManager(store, vm=vm, platform=PLATFORM) as manager:
-            stale = _stale(manager.state, wanted)
             before = manager.state.copy()
-            for device in manager.state.walk(reverse=True):
-                if device.name in stale:
-                    await manager.detach(device.name)
-            for name, (node, constraints) in wanted.items():
-                if name not in manager.state.devices:
-                    await _record(manager, node, constraints)
+            stale = _stale(before, wanted)
+            events = _difference(before, stale, wanted)
+            for start in range(0, len(events), BATCH_RECORDS_MAX):
+                batch = events[start : start + BATCH_RECORDS_MAX]
+                # The steps one by one would be an append each, and the last one could be refused when the rest stands.
+                await manager._commit(lambda _, batch=batch: batch)  # pyright: ignore[reportPrivateUsage]
             changed = {name for name in stale & wanted.keys() if _differs(before, wanted[name])}
             return Imported(
                 vm=vm,
@@ -128,40 +156,45 @@ async def record(store: Store[Event], found: Found, *, vm: str, actor: str = "es
             )
 
 
+_Message: TypeAlias = tuple[MsiType, int, int]
 _Wanted: TypeAlias = dict[str, tuple[Node, tuple[ResourceConstraint, ...]]]
 Found: TypeAlias = tuple[_Wanted, tuple[str, ...]]
 """Every node with its constraints, parents first; and what had to be left out."""
 
 
-def _wanted(nodes: tuple[Node, ...]) -> Found:
+def _wanted(nodes: tuple[Node, ...]) -> _Wanted:
     holders = Counter(line for node in nodes for line in node.irqs)
     shared = {line for line, count in holders.items() if count > 1}
-    skipped = tuple(
-        f"{node.name}: {space} {first:#x}-{last:#x} is above {U16_MAX:#x}"
-        for node in nodes
-        for space, first, last in node.ranges
-        if space == "pio" and last > U16_MAX
-    )
-    return {node.name: (node, tuple(_constraints(node, shared))) for node in nodes}, skipped
+    halved: set[str] = set()
+    for node in nodes:
+        if node.parent in halved or _ALL_PORTS in node.ranges:
+            halved.add(node.name)
+    return {node.name: (node, tuple(_constraints(node, shared, node.name in halved))) for node in nodes}
 
 
-def _constraints(node: Node, shared: set[int]) -> Iterator[ResourceConstraint]:
+def _constraints(node: Node, shared: set[int], is_halved: bool) -> Iterator[ResourceConstraint]:
     for space, first, last in node.ranges:
         if space == "pio" and last > U16_MAX:
             continue
-        for low, high in _pieces(space, first, last):
-            yield _RANGES[space](high - low + 1, (low, high), align=1, policy="exact")
+        cuts = [_UPPER_PORTS] if space == "pio" and is_halved and first < _UPPER_PORTS <= last else []
+        for low, end in pairwise([first, *cuts, last + 1]):
+            yield _RANGES[space](end - low, (low, end - 1), align=1, policy="exact")
     for line in node.irqs:
         yield LegacyIrqConstraint(line, shared=line in shared)
-    for kind, base, size in node.msis:
+    for kind, base, size in _groups(node.msis):
         yield _MESSAGES[kind](size, base=base)
 
 
-def _pieces(space: str, first: int, last: int) -> Iterator[tuple[int, int]]:
-    if space == "pio" and last - first + 1 > U16_MAX:
-        yield first, first + _PORTS_AT_ONCE - 1
-        first += _PORTS_AT_ONCE
-    yield first, last
+def _groups(messages: Iterable[_Message]) -> list[_Message]:
+    """Consecutive messages of one type as one: a function may send 2,048. A group of MSI has rules of its own."""
+    groups: list[_Message] = []
+    for kind, number, size in messages:
+        last, base, so_far = groups[-1] if groups else (None, 0, 0)
+        if kind == last != "pci_msi" and number == base + so_far and so_far + size <= PCI_MSIX_MAX:
+            groups[-1] = kind, base, so_far + size
+        else:
+            groups.append((kind, number, size))
+    return groups
 
 
 def _stale(state: VmState, wanted: _Wanted) -> set[str]:
@@ -180,9 +213,28 @@ def _differs(state: VmState, wish: tuple[Node, tuple[ResourceConstraint, ...]]) 
     return not same or found.phase is not Phase.REGISTERED  # an import that was cut short is taken up again
 
 
-async def _record(manager: ResourceManager, node: Node, constraints: tuple[ResourceConstraint, ...]) -> None:
-    await manager.create(node.name, kind=node.kind, parent=node.parent)
-    await manager.declare(node.name, constraints)
-    await manager.allocate(node.name)
-    await manager.assign(node.name)
-    await manager.register(node.name)
+def _difference(state: VmState, stale: set[str], wanted: _Wanted) -> list[Event]:
+    """All that has to happen: decided step by step on a copy, on which each step has happened when the next is decided.
+
+    Raises:
+        Refused: as a step is.
+    """
+    state, events = state.copy(), list[Event]()
+
+    def happen(decided: list[Event]) -> None:
+        for event in decided:
+            encode(event)  # what is too large for a record is refused here, too
+            evolve(state, event)
+            events.append(event)
+
+    for device in state.walk(reverse=True):
+        if device.name in stale:
+            happen(decide.detach(state, device.name))
+    for name, (node, constraints) in wanted.items():
+        if name not in state.devices:
+            happen(decide.create(state, name, node.kind, node.parent))
+            happen(decide.declare(state, name, constraints))
+            happen(decide.allocate(state, name))
+            happen(decide.assign(state, name))
+            happen(decide.register(state, name))
+    return events
