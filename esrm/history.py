@@ -185,7 +185,7 @@ class Past:
     def _blame(self, where: Space, address: int, until: int) -> list[Blame]:
         """The same by replay: where there is no index, and to judge it."""
         holdings = self.at(until).holders(where, address)
-        given = self._given(where, {h.owner for h in holdings if not h.reserved}, address, until)
+        given = self._given({(h.owner, h.space) for h in holdings if not h.reserved}, address, until)
         return [Blame(h, None if h.reserved else given.get(h.owner)) for h in holdings]
 
     def timeline(self, device: str) -> list[Record[e.Event]]:
@@ -292,13 +292,13 @@ class Past:
             raise UnknownMoment(f"{self.vm} has no record {id}")
         return record.revision
 
-    def _given(self, space: Space, owners: set[str], address: int, until: int) -> dict[str, Record[e.Event]]:
-        """For each owner the last record up to ``until`` that gave it the address."""
+    def _given(self, held: set[tuple[str, Space]], address: int, until: int) -> dict[str, Record[e.Event]]:
+        """For each who holds the address in a space, the last record up to ``until`` that gave it."""
         found: dict[str, Record[e.Event]] = {}
-        for record in self.log(until=until) if owners else ():
+        for record in self.log(until=until) if held else ():
             for device, resource in _gifts(record.event):
                 where, first, last = span(resource)
-                if device in owners and where is space and first <= address <= last:
+                if (device, where) in held and first <= address <= last:
                     found[device] = record
         return found
 

@@ -31,7 +31,7 @@ import msgspec
 from esrm.cache.file import Damaged, Fetch, forget, keep, look, vm_id
 from esrm.cache.snapshots import hash_at, packed, unpacked
 from esrm.core import events as e
-from esrm.core.platform import Reserved
+from esrm.core.platform import Platform
 from esrm.core.resources import Resource, Space, span
 from esrm.core.state import DeviceState, VmState, evolve
 from esrm.errors import Corrupt
@@ -106,16 +106,18 @@ def _holders(
     for number, end, hash in fetch("SELECT id, revision, hash FROM vms WHERE name = ?", vm):
         if end < until or hash != hash_at(reader, vm, end):
             break
+        platform = _platform(reader, vm)
         found: list[tuple[tuple[int, ...], e.Holding, Record[e.Event]]] = []
-        for first, last, given, part, born in _filed(fetch, number, space, address, until, end):
-            record, device, resource = _gift(reader, vm, given, part)
-            if span(resource) != (space, first, last):
-                raise Damaged(f"{vm}, {given}: gave {resource}, not {first:#x}-{last:#x} of {space}")
-            found.append((_line(fetch, number, born), e.Holding(device, space, first, last), record))
+        for where in platform.kin(space):
+            for first, last, given, part, born in _filed(fetch, number, where, address, until, end):
+                record, device, resource = _gift(reader, vm, given, part)
+                if span(resource) != (where, first, last):
+                    raise Damaged(f"{vm}, {given}: gave {resource}, not {first:#x}-{last:#x} of {where}")
+                found.append((_line(fetch, number, born), e.Holding(device, where, first, last), record))
         # As `VmState.holders` finds them: breadth first, then what is reserved; and sorted with the outer before the
         # inner. The births of a device and its ancestors tell where it stands among the others.
         found.sort(key=lambda entry: (len(entry[0]), entry[0]))
-        everyone = [*((holding, record) for _, holding, record in found), *_reserved(reader, vm, space, address)]
+        everyone = [*((holding, record) for _, holding, record in found), *_reserved(platform, space, address)]
         return sorted(everyone, key=lambda entry: (entry[0].first, -entry[0].last))
     return None
 
@@ -131,16 +133,15 @@ def _filed(
         """SELECT vm, space, place, moment, given, part, taken, born, below, above, seal FROM tenancies
         WHERE vm = ?1 AND space = ?2 AND moment IN (SELECT value FROM json_each(?4)) AND place IN (
             SELECT value FROM json_each(?3)
-            WHERE EXISTS (SELECT 1 FROM tenancies WHERE vm = ?1 AND space = ?2 AND place = value))
-        AND given <= ?5 AND (taken IS NULL OR taken > ?5)""",
-        vm, _SPACES[space], str(places), str([LASTING, *forks_above(until, end)]), until,
+            WHERE EXISTS (SELECT 1 FROM tenancies WHERE vm = ?1 AND space = ?2 AND place = value))""",
+        vm, _SPACES[space], str(places), str([LASTING, *forks_above(until, end)]),
     )  # fmt: skip
     for *row, stored in rows:
-        if stored != _seal(row):
+        if stored != _seal(row):  # before anything in it decides whether it counts
             raise Damaged(f"an entry that was changed: {row}")
-        _, _, place, _, given, part, _, born, below, above = row
+        _, _, place, _, given, part, taken, born, below, above = row
         first, last = place + _SHIFT - below, place + _SHIFT + above % _SIZE
-        if first <= address <= last:
+        if first <= address <= last and given <= until and (taken is None or taken > until):
             yield first, last, given, part, born
 
 
@@ -173,19 +174,25 @@ def _line(fetch: Fetch, vm: int, born: int) -> tuple[int, ...]:
     return tuple(reversed(line))
 
 
-def _reserved(reader: Reader[e.Event], vm: str, space: Space, address: int) -> Iterator[tuple[e.Holding, None]]:
+def _reserved(platform: Platform, space: Space, address: int) -> Iterator[tuple[e.Holding, None]]:
+    kin = platform.kin(space)
+    for wall in platform.reserved:
+        if wall.space in kin and wall.first <= address <= wall.last:
+            yield e.Holding(wall.owner, wall.space, wall.first, wall.last, reserved=True), None
+
+
+def _platform(reader: Reader[e.Event], vm: str) -> Platform:
     for _, _, _, data in reader.payloads(vm, -1, 1):
-        for wall in _walls(data):
-            if wall.space is space and wall.first <= address <= wall.last:
-                yield e.Holding(wall.owner, space, wall.first, wall.last, reserved=True), None
+        return _begun_on(data)
+    raise Damaged(f"{vm}: an index of a log that has not begun")
 
 
 @lru_cache(maxsize=16)  # a platform takes a tenth of the question to decode, and a program asks about few of them
-def _walls(data: bytes) -> Sequence[Reserved]:
+def _begun_on(data: bytes) -> Platform:
     began = e.decode(data)
     if not isinstance(began, e.VmCreated):
         raise Damaged(f"an index of a log that begins with {began}")
-    return began.platform.reserved
+    return began.platform
 
 
 # -- indexing --------------------------------------------------------------------------------------------------------
@@ -271,16 +278,13 @@ class _Index:
             del self.births[fact.device]
 
     def _move(self, before: dict[str, DeviceState | None], moves: Sequence[e.Move], revision: int) -> None:
-        moved: dict[tuple[str, int], int] = {}  # the n-th resource of a device, by which move; as `evolve`, the last
         for part, move in enumerate(moves):
-            device = before[move.device]
+            device, born = before[move.device], self.births[move.device]
             assert device is not None, "evolve has taken the move"
-            moved[move.device, device.allocated.index(move.old)] = part
-        for (name, place), part in moved.items():
-            self._end(self.gifts[name][place], revision, self.births[name])
-            gift = _filed_as(moves[part].new, revision, part)
-            self.gifts[name][place] = gift
-            self._begun[gift] = self.births[name]
+            place, gifts = device.allocated.index(move.old), self.gifts[move.device]
+            self._end(gifts[place], revision, born)
+            gifts[place] = _filed_as(move.new, revision, part)
+            self._begun[gifts[place]] = born
 
     def _end(self, gift: _Gift, taken: int, born: int) -> None:
         if self._begun.pop(gift, None) is None:

@@ -41,9 +41,14 @@ class Stretch(NamedTuple):
 
 
 def stretches(state: VmState, space: Space, *, free: bool = False) -> list[Stretch]:
-    """All that is held and reserved in a space, and with ``free`` the holes of its pools."""
-    found = [_stretch(state, holding) for holding in _joined(state.holders(space, 0, space.last))]
-    if free and state.platform is not None and state.platform.home(space) is space:
+    """All that is held and reserved in a space, and with ``free`` the holes of its pools.
+
+    Of spaces that share pools, the one whose pools they are shows all, with the holes; the others show their own.
+    """
+    home = space if state.platform is None else state.platform.home(space)
+    holders = [holding for holding in state.holders(space, 0, space.last) if space in (home, holding.space)]
+    found = [_stretch(state, holding) for holding in _joined(holders)]
+    if free and state.platform is not None and home is space:
         holes = state.allocator.ledger(space).free.overlapping(0, space.last)
         found += [Stretch(space, first, last, "free") for first, last in holes]
         found.sort(key=lambda s: (s.first, -s.last))

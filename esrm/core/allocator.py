@@ -128,9 +128,10 @@ class Ledger:
         better); the message says by whom, in address order."""
         where = f"{self.space.value} {bounds(self.space, first, last)}"
         held = list(self.holdings(first, last) if holdings is None else holdings)
-        if not any(holding.reserved for holding in held):
-            if first == self.shared_line:
-                return OutOfRange(f"{where} is the shared line; ask for it with shared=True")
+        # What runs past the space's end is out of range, whoever is in the way before that.
+        if last > self.space.last or not any(holding.reserved for holding in held):
+            if first == last == self.shared_line:
+                return OutOfRange(f"{where} is the shared line; only LegacyIrqConstraint(shared=True) is given it")
             if not self.covers(first, last):
                 return OutOfRange(f"{where} is in no pool; there is {self._pools_text()}")
         return AddressConflict(f"{where} is held by {_listed(held)}")
@@ -199,7 +200,7 @@ class Allocator:
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self._ledgers: dict[Space, Ledger] = {}
-        self._windows: dict[str, dict[Space, Ledger]] = {}
+        self._windows: dict[str, dict[Space, Ledger | None]] = {}
 
     def ledger(self, space: Space) -> Ledger:
         """The ledger of the platform's own pools for a space."""
@@ -213,7 +214,7 @@ class Allocator:
         if home is not space:
             return self.ledger(home)
         reserved = [r for r in self.platform.reserved if self.platform.home(r.space) is home]
-        line = self.platform.shared_irq if home is Space.LEGACY_IRQ else None
+        line = self.platform.shared_irq if home is self.platform.home(Space.LEGACY_IRQ) else None
         return Ledger(home, self.platform.pools.get(home, ()), reserved, line)
 
     def window(self, parent: str, space: Space, held: Iterable[Resource]) -> Ledger | None:
@@ -221,13 +222,12 @@ class Allocator:
         windows = self._windows.setdefault(parent, {})
         if space not in windows:
             ranges = [(first, last) for where, first, last in map(span, held) if where is space]
-            if not ranges:
-                return None
-            windows[space] = Ledger(space, sorted(ranges), apart=True)
+            # That there is none is remembered, too: else each child would look through all that its parent holds.
+            windows[space] = Ledger(space, sorted(ranges), apart=True) if ranges else None
         return windows[space]
 
     def close(self, parent: str) -> None:
-        """Forget the windows of a device that gave up its ranges."""
+        """Forget the windows of a device whose ranges change."""
         self._windows.pop(parent, None)
 
     def usage(self) -> dict[Space, Usage]:

@@ -15,7 +15,7 @@ import msgspec
 from esrm import names
 from esrm.core import events as e
 from esrm.core import lifecycle
-from esrm.core.allocator import Ledger
+from esrm.core.allocator import Allocator, Ledger
 from esrm.core.lifecycle import ANSWERING, HOLDING, Phase
 from esrm.core.placement import Scratch, wish
 from esrm.core.platform import Platform
@@ -27,6 +27,7 @@ from esrm.core.resources import (
     Resource,
     ResourceConstraint,
     Space,
+    alike,
     span,
 )
 from esrm.core.state import DeviceState, VmState
@@ -101,9 +102,20 @@ def _wishes(device: str, constraints: Iterable[ResourceConstraint]) -> tuple[Res
                 f"{device}: expected constraints such as MmioConstraint(0x1000), got {constraint!r:.80}"
             )
         wish(constraint)
-    if (total := sum(constraint.count for constraint in wanted)) > RESOURCES_MAX:
-        raise TooLarge(f"{device} asks for {total:,} resources; a device holds at most {RESOURCES_MAX:,}")
+    _check_count(device, wanted)
     return wanted
+
+
+def _check_count(device: str, constraints: Sequence[ResourceConstraint]) -> None:
+    """Before anybody looks for room: a group of slots in a log can be as large as its number."""
+    if (total := sum(constraint.count for constraint in constraints)) > RESOURCES_MAX:
+        raise TooLarge(f"{device} asks for {total:,} resources; a device holds at most {RESOURCES_MAX:,}")
+
+
+def _check_release(device: str, resources: tuple[Resource, ...]) -> None:
+    """What could not be released is not given: the event that gives it back must tell of all of it."""
+    if len(resources) > RESOURCES_SHORT:
+        e.encode(e.ResourcesReleased(device, resources, "\0" * REASON_MAX))
 
 
 def allocate(state: VmState, device: str) -> list[e.Event]:
@@ -115,10 +127,10 @@ def allocate(state: VmState, device: str) -> list[e.Event]:
         TooLarge: the resources would not fit into one event.
     """
     found = _ready(state, device, e.ResourcesAllocated)
+    _check_count(device, found.constraints)
     scratch = Scratch(state.allocator.platform)
     resources = scratch.place(device, found.constraints, lambda space: state.ledger(found, space))
-    if len(resources) > RESOURCES_SHORT:  # what could not be released is not given
-        e.encode(e.ResourcesReleased(device, resources, "\0" * REASON_MAX))
+    _check_release(device, resources)
     return [e.ResourcesAllocated(device, resources)]
 
 
@@ -206,10 +218,13 @@ def _ready(state: VmState, device: str, event: type) -> DeviceState:
     found = state.device(device)
     lifecycle.check(device, found.phase, event)
     if event in (e.ResourcesAllocated, e.ResourcesReleased, e.ResourcesMoved):
-        holding = [inner.name for inner in state.descendants(device) if inner.allocated]
-        if holding:
-            raise InUse(f"{device}: release what lies inside it first: {', '.join(holding[:8])}")
+        _check_inside(state, device)
     return found
+
+
+def _check_inside(state: VmState, device: str) -> None:
+    if inside := state.holding_inside(device):
+        raise InUse(f"{device}: release what lies inside it first: {', '.join(inside[:8])}")
 
 
 # -- moving ----------------------------------------------------------------------------------------------------------
@@ -218,11 +233,16 @@ def _ready(state: VmState, device: str, event: type) -> DeviceState:
 def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
     """Re-place resources of one or more devices, as one fact; what one gives up another may take.
 
+    The constraints must still be met, but for the number of a line or an Ethernet address that was asked for by name:
+    it says what the device began with, and guests reprogram lines, and operators change addresses.
+
     Raises:
         WrongPhase, UnknownDevice, InUse. NotAllocated: ``old`` is not held. InvalidConstraint: ``new`` is of another
         kind or size, or is not what the device's constraint asked for. AddressConflict, OutOfRange: of ``new``.
+        TooLarge: where it lies afterwards, the device's release would not fit into one event.
     """
     batch = tuple(moves)
+    renewed: dict[str, dict[Resource, Resource]] = {}
     landing: dict[int, RangeSet] = {}
     leaving: dict[int, RangeSet] = {}
     for item in batch:
@@ -233,6 +253,7 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
         if first in book.shared:
             raise InvalidConstraint(f"{item.device}: {item.old} is shared, and a shared line does not move")
         _enter(leaving.setdefault(id(book), RangeSet()), first, last, f"{item.device}: {item.old} is moved twice")
+        renewed.setdefault(found.name, {})[item.old] = item.new
     for item in batch:
         found = state.device(item.device)
         space, first, last = span(item.new)
@@ -251,6 +272,8 @@ def move(state: VmState, moves: Iterable[e.Move]) -> list[e.Event]:
             last,
             f"{item.device}: {item.new} is taken twice in this batch",
         )
+    for name, moved in renewed.items():
+        _check_release(name, tuple(moved.get(held, held) for held in state.devices[name].allocated))
     return [e.ResourcesMoved(batch)] if batch else []
 
 
@@ -264,7 +287,7 @@ def _enter(ranges: RangeSet, first: int, last: int, otherwise: str) -> None:
 def _check_move(device: DeviceState, item: e.Move) -> None:
     if item.old not in device.allocated:
         raise NotAllocated(f"{device.name} does not hold {item.old}; it holds {device.resources}")
-    if not _alike(item.old, item.new):
+    if not alike(item.old, item.new):
         raise InvalidConstraint(f"{device.name}: {item.new} is not of the kind and size of {item.old}")
     constraint = _constraint_of(device, item.old)
     _, first, last = span(item.new)
@@ -281,12 +304,6 @@ def _check_move(device: DeviceState, item: e.Move) -> None:
         raise OutOfRange(f"{device.name}: {item.new} is outside the window {asked.window[0]:#x}-{asked.window[1]:#x}")
 
 
-def _alike(old: Resource, new: Resource) -> bool:
-    (space, first, last), (new_space, new_first, new_last) = span(old), span(new)
-    same_type = getattr(old, "type", None) is getattr(new, "type", None)
-    return space is new_space and last - first == new_last - new_first and same_type
-
-
 def _constraint_of(device: DeviceState, resource: Resource) -> ResourceConstraint | None:
     """The constraint that a resource answers: they stand in the same order, a group of slots counting many."""
     index = device.allocated.index(resource)
@@ -300,7 +317,8 @@ def _constraint_of(device: DeviceState, resource: Resource) -> ResourceConstrain
 # -- plans -----------------------------------------------------------------------------------------------------------
 
 Request: TypeAlias = ResourceConstraint | str | tuple[str, Sequence[ResourceConstraint]]
-"""In a plan: a constraint (all such make one nameless device), a declared device's name, or a name with constraints."""
+"""In a plan: a constraint (all such make one nameless device), a declared device's name, or a name and constraints that
+it would declare."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -342,10 +360,12 @@ def plan(state: VmState, requests: Iterable[Request]) -> Plan:
         outlook.check(device)
         try:
             resources = scratch.place(device.name, constraints, lambda space, d=device: outlook.ledger(d, space))
-            outlook.given[device.name] = resources
-            placements.append(Placement(device.name, resources))
         except Refused as error:
             placements.append(Placement(device.name, refusal=error.refusal))
+        else:
+            _check_release(device.name, resources)
+            outlook.give(device, resources)
+            placements.append(Placement(device.name, resources))
     return Plan(state.revision, tuple(placements))
 
 
@@ -355,7 +375,7 @@ class _Outlook:
     def __init__(self, state: VmState) -> None:
         self.state = state
         self.given: dict[str, tuple[Resource, ...]] = {}
-        self._windows: dict[tuple[str, Space], Ledger] = {}
+        self._windows = Allocator(state.allocator.platform)  # of the parents that were placed on the way, and no more
 
     def check(self, device: DeviceState) -> None:
         """As ``allocate`` will see it, when those before it in the plan hold what they would get."""
@@ -367,17 +387,18 @@ class _Outlook:
         if device.name in self.given:
             raise WrongPhase(f"{device.name} stands in the plan twice")
 
+    def give(self, device: DeviceState, resources: tuple[Resource, ...]) -> None:
+        """What the device would hold from here on."""
+        self.given[device.name] = resources
+        self._windows.close(device.name)
+
     def ledger(self, device: DeviceState, space: Space) -> Ledger:
         """What serves a device: ``VmState.ledger``, but for what only the plan knows."""
         ancestors = self.state.ancestors(device.name) if device.parent is not None and space.nests else ()
         for name in ancestors:
-            window = self._windows.get((name, space))
-            if window is None:
-                ranges = [(low, high) for where, low, high in map(span, self.given.get(name, ())) if where is space]
-                if not ranges:
-                    continue
-                window = self._windows[name, space] = Ledger(space, sorted(ranges), apart=True)
-            return window
+            window = self._windows.window(name, space, self.given.get(name, ()))
+            if window is not None:
+                return window
         return self.state.ledger(device, space)
 
 
@@ -387,11 +408,9 @@ def _requests(state: VmState, requests: Iterable[Request]) -> list[tuple[DeviceS
     for request in requests:
         if isinstance(request, str):
             found = _ready(state, request, e.ResourcesAllocated)
-            result.append((found, found.constraints))
+            result.append((found, _wishes(request, found.constraints)))
         elif isinstance(request, tuple) and len(request) == 2:
-            name = names.check("device", request[0])
-            found = state.devices.get(name) or DeviceState(name, "", None, Phase.DECLARED)
-            result.append((found, _wishes(name, request[1])))
+            result.append(_declaring(state, names.check("device", request[0]), request[1]))
         elif isinstance(cast(Any, request), ResourceConstraint):
             loose.append(request)
         else:
@@ -399,5 +418,22 @@ def _requests(state: VmState, requests: Iterable[Request]) -> list[tuple[DeviceS
                 f"a plan is made of constraints, device names, or (name, constraints); got {request!r:.80}"
             )
     if loose:
-        result.append((DeviceState("(new)", "", None, Phase.DECLARED), _wishes("(new)", loose)))
+        name, known = "(new)", {*state.devices, *(device.name for device, _ in result)}
+        while name in known:
+            name = f"({name})"
+        result.append(_declaring(state, name, loose))
     return result
+
+
+def _declaring(
+    state: VmState, name: str, constraints: Iterable[ResourceConstraint]
+) -> tuple[DeviceState, Sequence[ResourceConstraint]]:
+    """A device and what it would have declared, if it may: a new one always, a live one as ``declare`` sees it."""
+    found = state.devices.get(name)
+    if found is None:
+        found = DeviceState(name, "", None, Phase.DECLARED)
+    lifecycle.check(name, found.phase, e.ConstraintsDeclared)
+    _check_inside(state, name)
+    wanted = _wishes(name, constraints)
+    e.encode(e.ConstraintsDeclared(name, wanted))  # what could not be declared is not planned
+    return found, wanted

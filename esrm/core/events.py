@@ -52,7 +52,8 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
         free: how many numbers were free in it, in ``holes`` separate holes.
         hole_max: the largest hole. hole_max_aligned: the largest that is left of one after aligning its start.
         blockers: who held something in the window, at most ``BLOCKERS_MAX``, in address order.
-        releases: the fewest devices whose release, with what lies inside them, would make it fit; empty if none would.
+        releases: the fewest devices (at most ``BLOCKERS_MAX``) whose own resources are in the way; empty if it takes
+            more, or none would do. What lies inside them is not looked at, and must be released before them.
     """
 
     code: str

@@ -310,7 +310,7 @@ def refused(device: str, index: int, constraint: ResourceConstraint, asked: Wish
     book = page.book
     window = asked.window or book.window
     if asked.exact is not None:
-        window = (asked.exact, asked.exact + asked.size - 1)
+        window = (asked.exact, min(asked.exact + asked.size - 1, constraint.space.last))
     elif asked.shared and book.shared_line is not None:
         window = (book.shared_line, book.shared_line)
     beyond = asked.shared or (asked.exact is not None and asked.size == 1 and asked.exact != book.shared_line)
@@ -352,7 +352,7 @@ def _verdict(
     space = book.space
     where = bounds(space, *window)
     if asked.exact is not None:
-        denial = book.denial(*window, blockers)
+        denial = book.denial(asked.exact, asked.exact + asked.size - 1, blockers)
         own = any(blocker.owner == device and not blocker.reserved for blocker in blockers)
         if own and isinstance(denial, errors.AddressConflict):
             return errors.AddressConflict, f"{device}: {space.value} {where} is asked for twice by this device"

@@ -81,6 +81,10 @@ class Platform(msgspec.Struct, frozen=True):
         """The space whose pools serve ``space``: itself, unless the two are joined."""
         return self.joined.get(space, space)
 
+    def kin(self, space: Space) -> list[Space]:
+        """The spaces whose numbers come out of the same pools: itself, and those that it is joined with."""
+        return [other for other in Space if self.home(other) is self.home(space)]
+
 
 def _space(value: Any) -> Space:
     if type(value) is Space:  # asked fifty times a platform, and Enum's own look-up takes ten times as long
@@ -107,13 +111,17 @@ def _table(platform: str, field: str, value: Any) -> Iterable[tuple[Any, Any]]:
 def _check(platform: str, space: Space, first: Any, last: Any) -> Range:
     for number in (first, last):
         if type(number) is not int or not 0 <= number <= space.last:
-            shown = (
-                f"{number:#x}" if type(number) is int and abs(number) < 1 << 128 else f"such {type(number).__name__}"
+            raise InvalidPlatform(
+                f"{platform}: {space.value} has no number {shown(number)}; its last is {space.last:#x}"
             )
-            raise InvalidPlatform(f"{platform}: {space.value} has no number {shown}; its last is {space.last:#x}")
     if first > last:
         raise InvalidPlatform(f"{platform}: {space.value} range {first:#x}-{last:#x} is upside down")
     return first, last
+
+
+def shown(number: Any, form: str = "#x") -> str:
+    """A number in a message; of what is none, or has too many digits, its type."""
+    return format(number, form) if type(number) is int and abs(number) < 1 << 128 else f"such {type(number).__name__}"
 
 
 def _ranges(platform: str, space: Space, ranges: Iterable[Any]) -> tuple[Range, ...]:

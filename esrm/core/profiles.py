@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from esrm.core.platform import Platform, Range, Reserved
-from esrm.core.resources import U32_MAX, Space
+from esrm.core.platform import Platform, Range, Reserved, shown
+from esrm.core.resources import U32_MAX, U64_MAX, Space
 from esrm.errors import InvalidPlatform
 from esrm.names import suggestion
 
@@ -23,6 +23,7 @@ _GIB = 1 << 30
 _TIB = 1 << 40
 
 _ALL_PORTS: Range = (0x0, 0xFFFF)
+_HIGH_MMIO: Range = (256 * _GIB, 512 * _GIB - 1)
 _KVM_SLOTS: Range = (0, 32_763)
 """KVM_USER_MEM_SLOTS is 32,764 (include/linux/kvm_host.h: SHRT_MAX less the three private slots)."""
 _MACS: Range = (0x02_00_00_00_00_00, 0x02_FF_FF_FF_FF_FF)
@@ -33,9 +34,11 @@ _LAPIC = Reserved(Space.MMIO, 0xFEE00000, 0xFEE00FFF, "LAPIC")
 
 
 def x86_64(phys_bits: int, ram_end: int) -> Platform:
-    """Ours: Firecracker's addresses and interrupts, with all I/O ports but those of the PC's own devices.
+    """Ours: Firecracker's addresses and interrupts, with all I/O ports but those of six devices that a VMM emulates.
 
-    MSIs end at 4095, since KVM_MAX_IRQ_ROUTES is 4096 (include/linux/kvm_host.h). ``ram_end`` is not used.
+    Those are the two PICs, the PIT, the i8042, the RTC and PCI's configuration ports, as listed here. A machine that
+    has more (DMA controllers at 0x0-0x1f and 0xc0-0xdf, the PICs' ELCR at 0x4d0-0x4d1) reserves it in a platform of
+    its own. MSIs end at 4095, since KVM_MAX_IRQ_ROUTES is 4096 (include/linux/kvm_host.h). ``ram_end`` is not used.
     """
     ports = [
         (0x20, 0x21, "PIC"),
@@ -86,13 +89,13 @@ def dragonball_x86_64(phys_bits: int, ram_end: int) -> Platform:
 
 
 def dragonball_aarch64(phys_bits: int, ram_end: int) -> Platform:
-    """Line 32 is shared. ECAM comes from the MMIO pool. Neither argument is used."""
+    """Line 32 is shared. ECAM comes from the MMIO pool. ``ram_end`` is not used."""
     return Platform(
         name="dragonball-aarch64",
         pools={
             Space.PIO: (_ALL_PORTS,),
-            Space.MMIO: ((0x40000000, 0x7FFFFFFF), (0xF8_0000_0000, _TIB - 1)),
-            Space.MEM: ((0x80000000, 0xF7_FFFF_FFFF),),
+            Space.MMIO: _within(phys_bits, (0x40000000, 0x7FFFFFFF), (0xF8_0000_0000, _TIB - 1)),
+            Space.MEM: _within(phys_bits, (0x80000000, 0xF7_FFFF_FFFF)),
             Space.LEGACY_IRQ: ((32, 159),),
             Space.MSI_IRQ: ((160, 1023),),
             Space.KVM_MEM_SLOT: ((0, 512),),
@@ -146,12 +149,13 @@ def cloud_hypervisor_aarch64(phys_bits: int, ram_end: int) -> Platform:
 
 
 def crosvm_x86_64(phys_bits: int, ram_end: int) -> Platform:
-    """MSIs come out of the lines' pool. MMIO above RAM leaves two ECAMs (64 MiB each) and ends by 2**46."""
+    """MSIs come out of the lines' pool. MMIO above RAM leaves two ECAMs (64 MiB each) and ends by 2**46 (with so
+    much RAM there is none)."""
     return Platform(
         name="crosvm-x86_64",
         pools={
             Space.PIO: ((0xC000, 0xFFFF),),
-            Space.MMIO: ((0xD0000000, 0xF7FFFFFF), (ram_end + 128 * _MIB, (1 << min(phys_bits, 46)) - 1)),
+            Space.MMIO: _within(min(phys_bits, 46), (0xD0000000, 0xF7FFFFFF), (ram_end + 128 * _MIB, U64_MAX)),
             Space.MEM: ((0, 0xCFFFFFFF), (4 * _GIB, ram_end - 1)),
             Space.LEGACY_IRQ: ((9, 1023),),
             Space.KVM_MEM_SLOT: (_KVM_SLOTS,),
@@ -189,8 +193,8 @@ def firecracker_x86_64(phys_bits: int, ram_end: int) -> Platform:
     return Platform(
         name="firecracker-x86_64",
         pools={
-            Space.MMIO: ((0xC0001000, 0xEEBFFFFF), _sized(256 * _GIB, 256 * _GIB)),
-            Space.MEM: _around_high_mmio((0, 3 * _GIB - 1), 4 * _GIB, phys_bits),
+            Space.MMIO: _within(phys_bits, (0xC0001000, 0xEEBFFFFF), _HIGH_MMIO),
+            Space.MEM: _within(phys_bits, (0, 3 * _GIB - 1), (4 * _GIB, 256 * _GIB - 1), (512 * _GIB, U64_MAX)),
             Space.LEGACY_IRQ: ((5, 23),),
             Space.MSI_IRQ: ((24, 4095),),
             Space.KVM_MEM_SLOT: (_KVM_SLOTS,),
@@ -213,8 +217,8 @@ def firecracker_aarch64(phys_bits: int, ram_end: int) -> Platform:
     return Platform(
         name="firecracker-aarch64",
         pools={
-            Space.MMIO: ((0x40003000, 0x6FFFFFFF), _sized(256 * _GIB, 256 * _GIB)),
-            Space.MEM: _around_high_mmio(None, 2 * _GIB, phys_bits),
+            Space.MMIO: _within(phys_bits, (0x40003000, 0x6FFFFFFF), _HIGH_MMIO),
+            Space.MEM: _within(phys_bits, (2 * _GIB, 256 * _GIB - 1), (512 * _GIB, U64_MAX)),
             Space.LEGACY_IRQ: ((0, 95),),
             Space.MSI_IRQ: ((96, 4095),),
             Space.KVM_MEM_SLOT: (_KVM_SLOTS,),
@@ -243,14 +247,14 @@ def names() -> list[str]:
     return list(_PROFILES)
 
 
-def get(name: str, *, phys_bits: int | None = None, ram_end: int = 256 * _GIB) -> Platform:
+def get(name: str, *, phys_bits: int | None = None, ram_end: int | None = None) -> Platform:
     """A shipped profile.
 
     Args:
         name: one of ``names()``.
         phys_bits: the guest's physical address width, 36 to 52; by default 46 on x86_64 and 40 on aarch64.
         ram_end: the first address above all guest memory, for the peers that lay MMIO out behind it; more than 4 GiB
-            and at least 2 GiB below the end of the address space.
+            and at least 2 GiB below the end of the address space. By default 256 GiB, or half of a smaller space.
 
     Raises:
         InvalidPlatform: an unknown name (the message offers the known ones) or a width or end outside these ranges.
@@ -258,18 +262,20 @@ def get(name: str, *, phys_bits: int | None = None, ram_end: int = 256 * _GIB) -
     if name not in _PROFILES:
         raise InvalidPlatform(f"no platform profile {name!r:.80}; {suggestion(name, _PROFILES)}")
     bits = phys_bits if phys_bits is not None else (40 if name.endswith("aarch64") else 46)
-    if not 36 <= bits <= 52:
-        raise InvalidPlatform(f"{name}: phys_bits {bits} is outside 36-52")
-    if not 4 * _GIB < ram_end <= (1 << bits) - 2 * _GIB:
-        raise InvalidPlatform(f"{name}: ram_end {ram_end:#x} is outside {4 * _GIB + 1:#x}-{(1 << bits) - 2 * _GIB:#x}")
-    return _PROFILES[name](bits, ram_end)
+    if type(bits) is not int or not 36 <= bits <= 52:
+        raise InvalidPlatform(f"{name}: phys_bits {shown(bits, 'd')} is outside 36-52")
+    end = ram_end if ram_end is not None else min(256 * _GIB, 1 << (bits - 1))
+    end_max = (1 << bits) - 2 * _GIB
+    if type(end) is not int or not 4 * _GIB < end <= end_max:
+        raise InvalidPlatform(f"{name}: ram_end {shown(end)} is outside {4 * _GIB + 1:#x}-{end_max:#x}")
+    return _PROFILES[name](bits, end)
 
 
 def _sized(base: int, size: int) -> Range:
     return base, base + size - 1
 
 
-def _around_high_mmio(low: Range | None, start: int, phys_bits: int) -> tuple[Range, ...]:
-    """RAM below and above the MMIO that lies at 256-512 GiB, as far as the address width reaches."""
-    high = ((start, 256 * _GIB - 1), (512 * _GIB, (1 << phys_bits) - 1))
-    return tuple(part for part in (low, *high) if part is not None and part[0] < part[1])
+def _within(phys_bits: int, *parts: Range) -> tuple[Range, ...]:
+    """The parts, as far as addresses of so many bits reach."""
+    top = (1 << phys_bits) - 1
+    return tuple((first, min(last, top)) for first, last in parts if first <= min(last, top))

@@ -409,6 +409,12 @@ def span(resource: Resource) -> tuple[Space, int, int]:
             return Space.MAC, number, number
 
 
+def alike(old: Resource, new: Resource) -> bool:
+    """Whether one could be held in the other's stead: of the same kind and size, wherever it lies."""
+    same_size = getattr(old, "size", 1) == getattr(new, "size", 1)
+    return type(old) is type(new) and same_size and getattr(old, "type", None) is getattr(new, "type", None)
+
+
 def hexadecimal(space: Space, number: int) -> str:
     """A number as people of that space write it: hexadecimal addresses, decimal interrupts and slots, MACs as MACs."""
     if space.nests:

@@ -29,6 +29,7 @@ from esrm.core.resources import (
     Resource,
     ResourceConstraint,
     Space,
+    alike,
     span,
 )
 from esrm.errors import Corrupt, Refused, UnknownDevice
@@ -144,6 +145,10 @@ class VmState:
             parent = self.devices[parent].parent
         return tuple(found)
 
+    def holding_inside(self, name: str) -> list[str]:
+        """Who inside a device, however deep, holds something. While anybody does, the device keeps what it holds."""
+        return [inner.name for inner in self.descendants(name) if inner.allocated]
+
     def walk(self, *, reverse: bool = False) -> list[DeviceState]:
         """All devices breadth first, parents before children; reversed it is the safe order of tear-down."""
         order = self.children(None)
@@ -154,18 +159,22 @@ class VmState:
     def holders(self, space: Space, first: int, last: int | None = None) -> list[e.Holding]:
         """Who holds (or reserves) any of first..last, in address order, the outer before the inner.
 
-        Linear in what is held: it asks the devices themselves, and so can judge the allocator.
+        Each holding tells its own space, which is another one where the platform joins the two. Linear in what is
+        held: it asks the devices themselves, and so can judge the allocator.
         """
+        if self.platform is None:
+            return []
         last = first if last is None else last
+        kin = self.platform.kin(space)
         found = [
-            e.Holding(device.name, space, low, high)
+            e.Holding(device.name, where, low, high)
             for device in self.walk()
             for where, low, high in map(span, device.allocated)
-            if where is space and low <= last and high >= first
+            if where in kin and low <= last and high >= first
         ]
-        for entry in self.platform.reserved if self.platform else ():
-            if entry.space is space and entry.first <= last and entry.last >= first:
-                found.append(e.Holding(entry.owner, space, entry.first, entry.last, reserved=True))
+        for entry in self.platform.reserved:
+            if entry.space in kin and entry.first <= last and entry.last >= first:
+                found.append(e.Holding(entry.owner, entry.space, entry.first, entry.last, reserved=True))
         return sorted(found, key=lambda holding: (holding.first, -holding.last))
 
     # -- projections --------------------------------------------------------------------------------------------------
@@ -214,6 +223,7 @@ class VmState:
         return self.allocator.ledger(space)
 
     def _take(self, device: DeviceState) -> None:
+        self.allocator.close(device.name)
         shares, common = _shares(device), self.platform and self.platform.shared_irq
         for index, resource in enumerate(device.allocated):
             space, first, last = span(resource)
@@ -326,15 +336,24 @@ def _device_removed(state: VmState, event: e.DeviceRemoved) -> None:
     state._children.pop(name, None)
     if device.parent is not None:
         del state._children[device.parent][name]
+    if state._allocator is not None:
+        state._allocator.close(name)
 
 
 def _resources_moved(state: VmState, event: e.ResourcesMoved) -> None:
     """All let go before any takes hold, so that two devices can change places."""
     if not event.moves:
         raise Corrupt(f"revision {state.revision + 1}: ResourcesMoved moves nothing")
+    if len({(move.device, move.old) for move in event.moves}) < len(event.moves):
+        raise Corrupt(f"revision {state.revision + 1}: ResourcesMoved moves one thing to two places")
     before = [_movable(state, name) for name in dict.fromkeys(move.device for move in event.moves)]
     after = {device.name: list(device.allocated) for device in before}
     for move in event.moves:
+        if not alike(move.old, move.new):
+            raise Corrupt(
+                f"revision {state.revision + 1}: {move.device!r:.80} moves {move.old} to {move.new}, "
+                "which is of another kind or size"
+            )
         try:
             # Looked up in what was: a device may swap two ranges of its own.
             after[move.device][state.devices[move.device].allocated.index(move.old)] = move.new
@@ -361,7 +380,18 @@ def _movable(state: VmState, name: str) -> DeviceState:
     device = state.devices.get(name)
     if device is None or device.phase not in BY_EVENT[e.ResourcesMoved]:
         raise _out_of_order(state, name, e.ResourcesMoved)
+    if name in state._children:
+        _alone(state, name)
     return device
+
+
+def _alone(state: VmState, name: str) -> None:
+    """What a device holds changes only while nobody inside it holds anything."""
+    if inside := state.holding_inside(name):
+        raise Corrupt(
+            f"revision {state.revision + 1}: {name!r:.80} changes what it holds around {inside[0]!r:.80}, "
+            "which lives inside it and holds something"
+        )
 
 
 def _out_of_order(state: VmState, name: str, event: type) -> Corrupt:
@@ -386,6 +416,8 @@ def _constraints_declared(state: VmState, event: e.ConstraintsDeclared, device: 
 
 
 def _resources_allocated(state: VmState, event: e.ResourcesAllocated, device: DeviceState, phase: Phase) -> None:
+    if device.name in state._children:
+        _alone(state, device.name)
     entered = DeviceState(device.name, device.kind, device.parent, phase, device.constraints, event.resources)
     state.devices[device.name] = entered
     if state._allocator is not None:
@@ -395,6 +427,8 @@ def _resources_allocated(state: VmState, event: e.ResourcesAllocated, device: De
 def _resources_released(state: VmState, event: e.ResourcesReleased, device: DeviceState, phase: Phase) -> None:
     if event.resources != device.allocated:
         raise Corrupt(f"revision {state.revision + 1}: {device.name!r:.80} releases what it does not hold")
+    if device.name in state._children:
+        _alone(state, device.name)
     if state._allocator is not None:
         state._give(device)
     state.devices[device.name] = DeviceState(device.name, device.kind, device.parent, phase, device.constraints)

@@ -152,6 +152,23 @@ def test_at_the_ends_of_the_spaces(tmp_path: Path):
     assert [blame.holding.owner for blame in past.blame("mem", 0)] == ["all", "low"]
 
 
+def test_joined_spaces_are_asked_together(tmp_path: Path):
+    """Lines and messages out of one pool: whichever is asked for, who holds the number in either is told, and since
+    which record; as is who it is reserved for."""
+    group = esrm.MsiIrq(esrm.MsiIrqType.GENERIC_MSI, 10, 4)
+    events = [e.VmCreated(esrm.platforms.get("crosvm-x86_64")), *life("a", esrm.LegacyIrq(9), group)]
+    reader = log_of(events, tmp_path / "cache")
+    for space in (Space.LEGACY_IRQ, Space.MSI_IRQ):
+        for number, where, first, last in ((9, Space.LEGACY_IRQ, 9, 9), (11, Space.MSI_IRQ, 10, 13)):
+            [(holding, record)] = tenancies.holders(reader, VM, space, number, 3) or []
+            assert holding == e.Holding("a", where, first, last)
+            assert record is not None
+            assert record.revision == 3
+        [(wall, record)] = tenancies.holders(reader, VM, space, 5, 3) or []
+        assert (wall, record) == (e.Holding("SCI", Space.LEGACY_IRQ, 5, 5, reserved=True), None)
+    assert tenancies.holders(reader, VM, Space.KVM_MEM_SLOT, 9, 3) == []
+
+
 def test_a_log_that_cannot_be_is_judged_by_replay(tmp_path: Path):
     """Before the impossible record there are answers; after it `Corrupt`; and no index pretends to know."""
     page = esrm.MmioAddressRange(0xC000_0000, 0x1000)

@@ -8,6 +8,9 @@ from itertools import pairwise
 import pytest
 from cli_story import HEAD, Ask
 
+import esrm
+from esrm.cli.layout import stretches
+from esrm.core import decide
 from esrm.core.resources import Space
 
 MMIO = """\
@@ -43,6 +46,25 @@ def test_map_at_an_earlier_moment(ask: Ask) -> None:
     assert "0x00000000c0001000-0x00000000c0001fff : net0" in ask("map", "--at", "@~3").out
     assert "mac" not in ask("map", "--at", "5").out
     assert ask("map", "--at", "5", "--space", "mac").out == "mac: 02:00:00:00:00:00-02:ff:ff:ff:ff:ff\n"
+
+
+def test_map_of_spaces_that_share_numbers() -> None:
+    """The space whose pool it is shows all that is taken of it, and no hole where something is; the other its own."""
+    state = esrm.replay(decide.create_vm(esrm.VmState(), esrm.platforms.get("crosvm-x86_64")))
+    for step in (
+        lambda: decide.create(state, "net0"),
+        lambda: decide.declare(state, "net0", [esrm.LegacyIrqConstraint(9), esrm.GenericIrqConstraint(4, base=10)]),
+        lambda: decide.allocate(state, "net0"),
+    ):
+        for event in step():
+            esrm.evolve(state, event)
+    lines = stretches(state, Space.LEGACY_IRQ, free=True)
+    assert [(found.space.value, found.first, found.last) for found in lines if found.owner == "net0"] == [
+        ("legacy_irq", 9, 9),
+        ("msi_irq", 10, 13),
+    ]
+    assert [(found.first, found.last) for found in lines if found.state == "free"] == [(14, 1023)]
+    assert [(found.first, found.last) for found in stretches(state, Space.MSI_IRQ, free=True)] == [(10, 13)]
 
 
 def test_map_with_holes_leaves_nothing_out(ask: Ask) -> None:

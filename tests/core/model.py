@@ -155,18 +155,19 @@ class Model:
 
     def searched(self, asked: Asked) -> tuple[int, int]:
         if asked.exact is not None:
-            return (asked.exact, asked.exact + asked.size - 1)
+            return (asked.exact, min(asked.exact + asked.size - 1, self.space.last))
         return (self.line, self.line) if asked.shared and self.line is not None else (asked.low, asked.high)
 
     def reasons(self, asked: Asked, device: str) -> Reasons:
         """Why there is no place, all of it counted one by one."""
         window = self.searched(asked)
         free = {n for n in self.free if window[0] <= n <= window[1]}
-        if window[0] == window[1] and self.can_have(window[0], shared=asked.shared):
+        alone = asked.size == 1 and window[0] == window[1]
+        if alone and self.can_have(window[0], shared=asked.shared):
             free.add(window[0])
         holes = runs(free, self.seams)
         aligned = max((hole[-1] - up(hole[0], asked.align) + 1 for hole in holes), default=0)
-        by_name = window[0] == window[1] and (asked.shared or asked.exact not in (None, self.line))
+        by_name = alone and (asked.shared or asked.exact not in (None, self.line))
         touching: dict[tuple[int, int], list[str]] = {}
         for first, last, who in sorted(self.ranges):
             if first <= window[1] and last >= window[0] and (by_name or first in self.pool):
@@ -185,6 +186,8 @@ class Model:
         if asked.exact is None:
             return "NoSpace"
         window = self.searched(asked)
+        if asked.exact + asked.size - 1 > self.space.last:
+            return "OutOfRange"
         wanted = range(window[0], window[1] + 1)
         if any(number in self.reserved for number in wanted):
             return "AddressConflict"
@@ -215,7 +218,8 @@ class World:
             walls = [
                 (r.first, r.last, r.owner) for r in platform.reserved if platform.joined.get(r.space, r.space) is space
             ]
-            line = platform.shared_irq if space is Space.LEGACY_IRQ else None
+            wired = platform.joined.get(Space.LEGACY_IRQ, Space.LEGACY_IRQ)
+            line = platform.shared_irq if space is wired else None
             self.models[space] = Model(space, platform.pools.get(space, ()), walls, line)
 
     def model(self, space: Space) -> Model:
@@ -317,8 +321,8 @@ def small_platform(dice: Random, space: Space, joined: bool = False) -> esrm.Pla
     line = dice.choice([None, None, start + dice.randrange(WIDTH)]) if wired else None
     policy = dice.choice(["first", "first", "last"])
     if joined:
-        joins = {Space.MSI_IRQ: Space.LEGACY_IRQ}
-        return esrm.Platform("small", {Space.LEGACY_IRQ: pools}, reserved, line, policy, joins)
+        host, guest = dice.sample([Space.LEGACY_IRQ, Space.MSI_IRQ], 2)
+        return esrm.Platform("small", {host: pools}, reserved, line, policy, {guest: host})
     return esrm.Platform("small", {space: pools}, reserved, line, policy)
 
 

@@ -317,7 +317,7 @@ def test_the_shared_line_is_for_sharers() -> None:
     assert spans(give(state, "a", LegacyIrqConstraint(), LegacyIrqConstraint())) == [(5, 5), (7, 7)]
     assert spans(give(state, "s1", LegacyIrqConstraint(shared=True))) == [(6, 6)]
     assert spans(give(state, "s2", LegacyIrqConstraint(6, shared=True))) == [(6, 6)]
-    with pytest.raises(OutOfRange, match="legacy_irq 6 is the shared line; ask for it with shared=True"):
+    with pytest.raises(OutOfRange, match=r"irq 6 is the shared line; only LegacyIrqConstraint\(shared=True\) is given"):
         give(state, "x", LegacyIrqConstraint(6))
     assert state.allocator.usage()[Space.LEGACY_IRQ].total == 2
 
@@ -331,6 +331,59 @@ def test_spaces_do_not_collide_unless_they_are_joined() -> None:
     assert spans(give(joined, "a", *both)) == [(5, 5), (6, 6)]
     with pytest.raises(AddressConflict, match=r"is held by a \(5\)"):
         give(joined, "b", esrm.GenericIrqConstraint(1, base=5))
+
+
+@pytest.mark.parametrize("host", [Space.LEGACY_IRQ, Space.MSI_IRQ])
+def test_the_shared_line_stays_with_the_lines(host: Space) -> None:
+    """Whichever of the two spaces has the pool that both draw from, who does not share never gets the shared line."""
+    (guest,) = {Space.LEGACY_IRQ, Space.MSI_IRQ} - {host}
+    state = vm({host: [(5, 20)]}, shared_irq=5, joined={guest: host})
+    assert spans(give(state, "alone", LegacyIrqConstraint())) == [(6, 6)]
+    assert spans(give(state, "group", esrm.GenericIrqConstraint(2))) == [(7, 8)]
+    assert spans(give(state, "sharer", LegacyIrqConstraint(shared=True))) == [(5, 5)]
+
+
+def test_what_a_parent_holds_of_another_space_costs_its_children_nothing() -> None:
+    """Behind a parent with 1,500 slots a child's 20 ranges take no longer than behind one with a single slot: that it
+    has no window is looked up once, by ``allocate`` and by a plan that places the parent, too."""
+
+    def effort(slots: int) -> tuple[int, int]:
+        state = vm({Space.MMIO: [(0, 2**40)], Space.KVM_MEM_SLOT: [(0, 9999)]})
+        declared(state, "parent", esrm.KvmMemSlotConstraint(slots))
+        for child in "ab":
+            declared(state, child, *[MmioConstraint(0x1000)] * 20, parent="parent")
+        alone, more = (calls(lambda some=some: decide.plan(state, ["parent", *some])) for some in ([], ["a", "b"]))
+        do(state, decide.allocate, "parent")
+        do(state, decide.allocate, "a")
+        return calls(lambda: decide.allocate(state, "b")), more - alone
+
+    (once, planned), (again, planned_again) = effort(1), effort(1500)
+    assert again < 2 * once
+    assert planned_again < 2 * planned + 3 * 1500
+
+
+def test_a_parent_without_a_window_may_get_one_later() -> None:
+    """That there was none is forgotten when the parent holds something else, or is gone; in a plan as well."""
+    state = vm({Space.MMIO: [(0, 0xFFFF)]})
+    for _ in range(2):
+        do(state, decide.create, "parent")
+        assert spans(give(state, "early", MmioConstraint(0x1000), parent="parent")) == [(0, 0xFFF)]
+        take_back(state, "early")
+        declared(state, "parent", MmioConstraint(0x2000, (0x8000, 0xFFFF)))
+        declared(state, "greedy", MmioConstraint(0x100000), parent="parent")
+        declared(state, "late", MmioConstraint(0x1000), parent="parent")
+        refused, _, placed = decide.plan(state, ["greedy", "parent", "late"]).placements
+        assert refused.refusal
+        assert spans(list(placed.resources)) == [(0x8000, 0x8FFF)]
+        do(state, decide.allocate, "parent")
+        do(state, decide.allocate, "late")
+        assert spans(list(state.devices["late"].allocated)) == [(0x8000, 0x8FFF)]
+        take_back(state, "late")
+        do(state, decide.release, "parent")
+        assert isinstance(tried(decide.allocate, state, "greedy"), NoSpace)
+        do(state, decide.remove, "greedy")
+        do(state, decide.remove, "parent")
+    assert state.allocator._windows == {}
 
 
 def test_behind_a_hundred_thousand_ranges() -> None:

@@ -184,6 +184,7 @@ def test_the_shared_line_is_not_free_for_one_alone() -> None:
     state = vm(LINES, shared_irq=6)
     code, reason = refusal(state, "a", LegacyIrqConstraint(6))
     assert (code, reason.free, reason.holes, reason.blockers) == ("OutOfRange", 0, 0, ())
+    assert reason.message == "a: legacy_irq 6 is the shared line; only LegacyIrqConstraint(shared=True) is given it"
     give(state, "s", LegacyIrqConstraint(shared=True))
     assert refusal(state, "b", LegacyIrqConstraint(6))[1].releases == ()
     assert [h.owner for h in refusal(state, "c", *[LegacyIrqConstraint()] * 5)[1].blockers] == ["c", "c"]
@@ -273,6 +274,30 @@ def test_many_constraints_at_once() -> None:
             decide.plan(state, greedy)
     (event,) = decide.declare(state, "c", [KvmMemSlotConstraint(decide.RESOURCES_MAX)])
     assert isinstance(event, esrm.ConstraintsDeclared)
+
+
+def test_a_log_may_ask_for_more_than_there_is_room_to_say() -> None:
+    """What nobody could declare stands in a log all the same: it is refused before anybody builds a single slot."""
+    state = vm({Space.KVM_MEM_SLOT: [(0, 2**32 - 1)], Space.MSI_IRQ: [(0, 99)]})
+    for device, asked in (("big", KvmMemSlotConstraint(100_000)), ("odd", PciMsiIrqConstraint(3))):
+        esrm.evolve(state, esrm.DeviceCreated(device))
+        esrm.evolve(state, esrm.ConstraintsDeclared(device, (asked,)))
+    for asking in (decide.allocate, lambda state, device: decide.plan(state, [device])):
+        with pytest.raises(TooLarge, match="big asks for 100,000 resources; a device holds at most 2,000"):
+            asking(state, "big")
+        with pytest.raises(InvalidConstraint, match="vectors, not 3"):
+            asking(state, "odd")
+
+
+@pytest.mark.parametrize("wish", [KvmMemSlotConstraint(5, slot=2**32 - 2), GenericIrqConstraint(5, base=2**32 - 2)])
+@pytest.mark.parametrize("walls", [(), (2**32 - 1,)])
+def test_a_run_past_the_end_of_its_space(wish: Any, walls: tuple[int, ...]) -> None:
+    """It is out of range, whoever is in the way before the end; and no window has numbers that the space has not."""
+    whole = {space: [(0, space.last)] for space in (Space.KVM_MEM_SLOT, Space.MSI_IRQ)}
+    state = vm(whole, reserved=[(wish.space, at, at, "wall") for at in walls])
+    code, reason = refusal(state, "a", wish)
+    assert (code, reason.window, reason.releases) == ("OutOfRange", (2**32 - 2, 2**32 - 1), ())
+    assert "4294967294-4294967298 is in no pool" in reason.message
 
 
 # -- why not ---------------------------------------------------------------------------------------------------------
@@ -610,7 +635,9 @@ def test_moves_that_are_refused(moves: list[Any], error: type[Refused], said: st
 
 
 def test_moves_obey_the_constraints() -> None:
-    """A window holds for a move as it did for the allocation; a shared line and an exact place do not move."""
+    """A window holds for a move as it did for the allocation; a shared line, an exact place and a slot out of a group
+    do not move. A line or an address that was asked for by number does: so the device began, and then it was changed.
+    """
     state = vm({**MMIO, **LINES, Space.KVM_MEM_SLOT: [(0, 9)]})
     give(state, "d", KvmMemSlotConstraint(2), KvmMemSlotConstraint())
     give(state, "a", MmioConstraint(0x1000, (0, 0x3FFF)), MmioConstraint(0x1000, (0x8000, 0x9FFF), policy="exact"))
@@ -631,6 +658,8 @@ def test_moves_obey_the_constraints() -> None:
             decide.move(state, [move])
     do(state, decide.move, [Move("a", mmio(0), mmio(0x3000)), Move("c", LegacyIrq(6), LegacyIrq(9))])
     do(state, decide.move, [Move("d", KvmMemSlot(2), KvmMemSlot(9))])
+    (mac,) = give(state, "e", MacAddressConstraint("02:00:00:00:00:01"))
+    do(state, decide.move, [Move("e", mac, esrm.MacAddress("02:00:00:00:00:02"))])
     assert firsts(list(state.devices["d"].allocated)) == [0, 1, 9]
     assert firsts([*state.devices["a"].allocated, *state.devices["c"].allocated]) == [0x3000, 0x8000, 9]
     assert decide.move(state, []) == []
@@ -656,10 +685,24 @@ def test_a_move_does_not_run_over_the_shared_line() -> None:
     (group,) = give(state, "a", GenericIrqConstraint(4))
     for base in (5, 6, 8):
         new = esrm.MsiIrq(esrm.MsiIrqType.GENERIC_MSI, base, 4)
-        with pytest.raises(Refused):
+        with pytest.raises(OutOfRange, match=rf"{base}-{base + 3} is in no pool; there is 0-7, 9-31"):
             decide.move(state, [Move("a", group, new)])
+    _, reason = refusal(state, "b", PciMsiIrqConstraint(2, 8))
+    assert reason.message == "b: legacy_irq 8-9 is in no pool; there is 0-7, 9-31"  # and no line that it could share
     do(state, decide.move, [Move("a", group, esrm.MsiIrq(esrm.MsiIrqType.GENERIC_MSI, 9, 4))])
     assert state.allocator.ledger(Space.MSI_IRQ).held.get(9) == (12, ("a",))
+
+
+def test_what_moves_can_still_be_released() -> None:
+    """The higher a range lies, the more digits tell of it: moved to where the release would not fit into one event, a
+    device would hold it for ever. So the move is refused, and the release is not."""
+    state = vm({Space.MEM: [(0, 2**64 - 1)], Space.KVM_MEM_SLOT: [(0, 9999)]})
+    held = give(state, "a", KvmMemSlotConstraint(700), *[esrm.MemConstraint(1, align=1)] * 880)[700:]
+    up = [Move("a", old, esrm.MemAddressRange(2**64 - 1 - old.base, 1)) for old in held]
+    with pytest.raises(TooLarge, match="ResourcesReleased takes"):
+        decide.move(state, up)
+    do(state, decide.move, up[:100])
+    encode(*decide.release(state, "a", "\0" * decide.REASON_MAX))
 
 
 def test_a_move_does_not_run_over_a_seam() -> None:
@@ -773,6 +816,41 @@ def test_a_plan_places_children_inside_planned_parents() -> None:
         decide.plan(state, ["nic", "bridge"])
     with pytest.raises(WrongPhase, match="nic stands in the plan twice"):
         decide.plan(state, ["bridge", "nic", "nic"])
+
+
+def test_a_plan_asks_what_declare_and_allocate_would_ask() -> None:
+    """Constraints for a device that lives are a declaration, then an allocation: where one of the two is refused for
+    its phase, for what lies inside it, or for its length, so is the plan."""
+    state = vm({**MMIO, **LINES, Space.KVM_MEM_SLOT: [(0, 9999)]})
+    give(state, "held", LegacyIrqConstraint(5))
+    do(state, decide.create, "bridge")
+    give(state, "nic", LegacyIrqConstraint(), parent="bridge")
+    with pytest.raises(WrongPhase, match="held: cannot declare in phase allocated"):
+        decide.plan(state, [("held", [LegacyIrqConstraint(5)])])
+    with pytest.raises(InUse, match="bridge: release what lies inside it first: nic"):
+        decide.plan(state, [("bridge", [MmioConstraint(0x1000)])])
+    do(state, decide.release, "nic")
+    assert decide.plan(state, [("bridge", [MmioConstraint(0x1000)]), "nic"]).fits
+    slots = [KvmMemSlotConstraint(1_700)]
+    declared(state, "wide", *slots)
+    for asking in (
+        lambda: decide.allocate(state, "wide"),
+        lambda: decide.plan(state, ["wide"]),
+        lambda: decide.plan(state, slots),
+    ):
+        with pytest.raises(TooLarge, match="ResourcesReleased takes"):
+            asking()
+    with pytest.raises(TooLarge, match="ConstraintsDeclared takes"):
+        decide.plan(state, [("wordy", [MmioConstraint(0x10, (0, 0xFFFF), 0x10)] * 1_000)])
+
+
+def test_bare_constraints_are_of_no_device_that_there_is() -> None:
+    """They are planned for a device without a name; one that is called as such a device is shown is another one."""
+    state = vm(LINES)
+    give(state, "(new)", LegacyIrqConstraint(5))
+    one, two = decide.plan(state, [("((new))", [LegacyIrqConstraint(6)]), LegacyIrqConstraint(5)]).placements
+    assert one.refusal is None
+    assert two.refusal.message == "(((new))): legacy_irq 5 is held by (new) (5); releasing (new) (5) would do"
 
 
 @pytest.mark.parametrize(

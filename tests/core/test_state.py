@@ -261,9 +261,13 @@ def test_every_prefix_is_a_state_that_was(dice: Random) -> None:
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
+mmio = MmioAddressRange
+NIC = mmio(0x1000, 0x100)
+
+
 def story(*more: esrm.Event) -> list[esrm.Event]:
     """bridge (0x1000-0x1fff) with nic inside (0x1000-0x10ff) registered; rtc at line 9."""
-    bridge, nic, line = MmioAddressRange(0x1000, 0x1000), MmioAddressRange(0x1000, 0x100), LegacyIrq(9)
+    bridge, nic, line = mmio(0x1000, 0x1000), NIC, LegacyIrq(9)
     return [
         VmCreated(PLATFORM),
         DeviceCreated("bridge"),
@@ -294,6 +298,20 @@ def test_who_holds_a_range() -> None:
     assert state.holders(Space.MMIO, 0x3000) == []
     assert state.holders(Space.MMIO, 0x2000) == [Holding("IOAPIC", Space.MMIO, 0x2000, 0x2FFF, reserved=True)]
     assert [h.owner for h in state.holders(Space.LEGACY_IRQ, 9)] == ["rtc"]
+
+
+def test_who_holds_a_number_of_joined_spaces() -> None:
+    """Asked of lines or of messages it is the same: one pool serves both, and each holding tells which it is."""
+    line, group = LegacyIrq(6), esrm.MsiIrq(esrm.MsiIrqType.GENERIC_MSI, 10, 2)
+    state = esrm.replay([VmCreated(PLATFORM), DeviceCreated("a"), ConstraintsDeclared("a")])
+    esrm.evolve(state, ResourcesAllocated("a", (line, group)))
+    for space in (Space.LEGACY_IRQ, Space.MSI_IRQ):
+        assert state.holders(space, 0, 99) == [
+            Holding("a", Space.LEGACY_IRQ, 6, 6),
+            Holding("RTC", Space.LEGACY_IRQ, 8, 8, reserved=True),
+            Holding("a", Space.MSI_IRQ, 10, 11),
+        ]
+    assert state.holders(Space.KVM_MEM_SLOT, 0, 99) == []
 
 
 def test_the_device_tree() -> None:
@@ -397,6 +415,15 @@ SAME = [
             "revision 13: 'nic' releases what it does not hold",
         ),
         (story(ResourcesMoved((Move("nic", MMIO, MMIO),))), "'nic' moves mmio 0x3000-0x3fff, which it does not hold"),
+        (
+            story(ResourcesMoved((Move("nic", NIC, mmio(0x1400, 0x100)), Move("nic", NIC, mmio(0x1800, 0x100))))),
+            "revision 12: ResourcesMoved moves one thing to two places",
+        ),
+        (
+            story(ResourcesMoved((Move("nic", NIC, mmio(0x1400, 0x200)),))),
+            "'nic' moves mmio 0x1000-0x10ff to mmio 0x1400-0x15ff, which is of another kind or size",
+        ),
+        (story(ResourcesMoved((Move("nic", NIC, esrm.MemAddressRange(0x1000, 0x100)),))), "is of another kind or size"),
         (story(ResourcesMoved((Move("zzz", MMIO, MMIO),))), "ResourcesMoved for 'zzz', which does not live"),
         (
             [VmCreated(PLATFORM), DeviceCreated("x"), DeviceCreated("y", "", "x"), DeviceRemoved("x")],
@@ -410,6 +437,39 @@ def test_a_history_that_cannot_have_been_is_corrupt(history: list[Any], said: st
     with pytest.raises(Corrupt, match=said) as refused:
         esrm.replay(history)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ResourcesReleased("bridge", (mmio(0x1000, 0x1000),)),
+        ResourcesMoved((Move("bridge", mmio(0x1000, 0x1000), mmio(0x8000, 0x1000)),)),
+        ResourcesAllocated("late", (mmio(0x3000, 0x1000),)),
+    ],
+)
+def test_what_lies_around_others_stays(change: esrm.Event) -> None:
+    """A window that is given, moved or taken back around devices that hold something is Corrupt at that revision, with
+    open books as without: what they hold would lie in no window, or in another's."""
+    late = [DeviceCreated("late"), DeviceCreated("slot", "", "late"), DeviceCreated("card", "", "slot")]
+    held = [
+        ConstraintsDeclared("card"),
+        ResourcesAllocated("card", (mmio(0x4000, 0x1000),)),
+        ConstraintsDeclared("late"),
+    ]
+    for open_books in (False, True):
+        state = esrm.replay(story(*late, *held))
+        assert not open_books or state.allocator
+        with pytest.raises(Corrupt, match=r"revision 18: '(bridge|late)' changes what it holds around '(nic|card)'"):
+            esrm.evolve(state, change)
+
+
+def test_an_emptied_bridge_may_change() -> None:
+    """Devices inside that hold nothing, or are gone, are in nobody's way."""
+    inner = [DeviceUnregistered("nic"), ResourcesReleased("nic", (NIC,))]
+    window = mmio(0x1000, 0x1000)
+    for gone in ([], [DeviceRemoved("nic")]):
+        state = esrm.replay(story(*inner, *gone, ResourcesMoved((Move("bridge", window, mmio(0x8000, 0x1000)),))))
+        assert state.devices["bridge"].allocated == (mmio(0x8000, 0x1000),)
 
 
 @pytest.mark.parametrize(

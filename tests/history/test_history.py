@@ -111,6 +111,18 @@ async def test_one_moment_at_a_time(url: str):
             await history.at(time="2026-01-01")  # type: ignore[arg-type]
 
 
+async def test_blame_asks_all_spaces_that_share_their_numbers(url: str):
+    """On crosvm lines and messages come out of one pool: whoever holds the number is told by either name, and why."""
+    async with open_store(url) as store, ResourceManager(store, vm="web-1", platform="crosvm-x86_64") as vm:
+        await vm.create("net0")
+        await vm.declare("net0", [esrm.LegacyIrqConstraint(9), esrm.GenericIrqConstraint(4, base=10)])
+        await vm.allocate("net0")
+        for asked, number, told in ((Space.MSI_IRQ, 9, Space.LEGACY_IRQ), (Space.LEGACY_IRQ, 11, Space.MSI_IRQ)):
+            [found] = await History(store, "web-1").blame(asked, number)
+            assert (found.holding.owner, found.holding.space) == ("net0", told)
+            assert isinstance(found.record.event, esrm.ResourcesAllocated)
+
+
 async def test_times_with_and_without_a_zone(url: str):
     """A datetime without a zone is UTC; with one it is that instant; nanoseconds are exact on both sides."""
     async with story(url) as (_, history, records):
