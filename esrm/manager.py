@@ -505,9 +505,10 @@ class ResourceManager:
 
     def _drafts(self, events: Sequence[Event]) -> list[Draft[Event]]:
         asker = _asker.get()
-        now = max(self._clock(), self._time_ns)
-        if type(now) is not int:
-            raise Malformed(f"{self.name}: the clock gives whole nanoseconds, as time.time_ns does, not {now!r:.40}")
+        told = self._clock()
+        if type(told) is not int:
+            raise Malformed(f"{self.name}: the clock gives whole nanoseconds, as time.time_ns does, not {told!r:.40}")
+        now = max(told, self._time_ns)
         if now > TIME_NS_MAX:  # before an id is made of it, behind which all later ones would have to lie
             raise TooLarge(f"{self.name}: the clock says {now}, but a time_ns is at most 2**63-1")
         actor = self._actor if asker.actor is None else asker.actor

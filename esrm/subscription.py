@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from esrm.errors import Corrupt
+from esrm.errors import Corrupt, InUse
 
 
 class Placed(Protocol):
@@ -79,11 +79,11 @@ class Subscription(Generic[R]):
 
     Iterate over records (``async for record in sub``) or over pages (``async for page in sub.pages()``: lists of at
     least one and at most ``batch`` records, the cheap way across a task or thread border). Iterating again goes on
-    where the last one stopped. It holds nothing that needs closing. It belongs to one consumer: two at once
-    would be told some records twice.
+    where the last one stopped. It holds nothing that needs closing. It belongs to one task at a time.
 
     Raises (when iterated): Corrupt for a log that cannot be what was written, or that is no longer the one that was
         told so far (it was restored from a copy, and went on otherwise): begin anew then. StoreError from the store.
+        InUse while another task waits for it.
 
     Args:
         source: the store.
@@ -104,6 +104,7 @@ class Subscription(Generic[R]):
         self._revision: int | None = None  # of the one stream as of `after`; None before the first look
         self._known: R | None = None  # the last record that was read
         self._page: list[R] = []  # last first
+        self._in_hand = False
 
     @property
     def position(self) -> int:
@@ -142,6 +143,15 @@ class Subscription(Generic[R]):
         That is nothing at times, if it was all other VMs' (``position`` has moved nevertheless), and nothing at once
         when ``finished``. A scan that is cancelled has not happened.
         """
+        if self._in_hand:
+            raise InUse("another task is waiting for this subscription: make one for each")
+        self._in_hand = True
+        try:
+            return await self._scan()
+        finally:
+            self._in_hand = False
+
+    async def _scan(self) -> list[R]:
         page = self._page[::-1]
         if not page and not self.finished:
             head = await self._source.wait_past(self._scanned)

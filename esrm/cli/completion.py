@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from esrm.cli.options import Asked, common
+
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common(vm=False, formats=False, store=False)
 @click.pass_context
-def command(ctx: click.Context, shell: str) -> None:
+def command(ctx: click.Context, asked: Asked, shell: str) -> None:
     """Print the completion script of a shell.
 
     It completes commands, options, and the names of VMs, devices and spaces.

@@ -63,7 +63,7 @@ def command(ctx: click.Context, asked: Asked, store: str, page: str, fast: bool)
     if scheme != "sqlite":
         raise click.UsageError(f"{asked.url!r:.80} is no file, and the demo's log outlives its process: name one")
     _make_room(Path(path))
-    Demo(path, page, pause_s=0 if fast or not sys.stdout.isatty() else PAUSE_S).play()
+    Demo(path, page, pause_s=PAUSE_S if sys.stdout and sys.stdout.isatty() and not fast else 0).play()
 
 
 class Demo:

@@ -10,12 +10,16 @@ from typing import Self
 INTERVAL_S = 0.1
 
 
+def _watched() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]  after 2>&-
+
+
 class Progress:
     """A counter for people who wait, used with ``with``; silent for programs, and when it is over in a moment."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
-        self._next = time.monotonic() + INTERVAL_S if sys.stderr.isatty() else float("inf")
+        self._next = time.monotonic() + INTERVAL_S if _watched() else float("inf")
         self._shown = False
 
     def __enter__(self) -> Self:

@@ -37,6 +37,7 @@ from esrm.core.resources import (
     Space,
 )
 from esrm.core.state import VmState, evolve
+from esrm.errors import InvalidConstraint
 from esrm.importers.layout import MsiType, Node, layout
 from esrm.importers.proc import read_machine
 from esrm.manager import ResourceManager, acting
@@ -59,7 +60,6 @@ PLATFORM = Platform(
 
 _RANGES = {"pio": PioConstraint, "mmio": MmioConstraint, "mem": MemConstraint}
 _MESSAGES = {"pci_msi": PciMsiIrqConstraint, "pci_msix": PciMsixIrqConstraint, "generic_msi": GenericIrqConstraint}
-_ALL_PORTS = ("pio", 0, U16_MAX)
 _UPPER_PORTS = 0x8000
 """The ancestor's port sizes are u16, so all 0x10000 ports do not fit one range: they are recorded as two that touch.
 A range lies in one of its parent's, so whatever is inside and would lie in both is recorded as two, as well."""
@@ -115,7 +115,7 @@ def rehearsed(nodes: tuple[Node, ...]) -> Found:
     wanted = _wanted(nodes)
     _difference(VmState.of(PLATFORM, (), 0), set(), wanted)
     skipped = tuple(
-        f"{node.name}: {space} {first:#x}-{last:#x} is above {U16_MAX:#x}"
+        f"{node.name}: {space} {max(first, U16_MAX + 1):#x}-{last:#x} is above {U16_MAX:#x}"
         for node in nodes
         for space, first, last in node.ranges
         if space == "pio" and last > U16_MAX
@@ -167,17 +167,23 @@ def _wanted(nodes: tuple[Node, ...]) -> _Wanted:
     shared = {line for line, count in holders.items() if count > 1}
     halved: set[str] = set()
     for node in nodes:
-        if node.parent in halved or _ALL_PORTS in node.ranges:
+        if node.parent in halved or any(s == "pio" and not first and last >= U16_MAX for s, first, last in node.ranges):
             halved.add(node.name)
-    return {node.name: (node, tuple(_constraints(node, shared, node.name in halved))) for node in nodes}
+    wanted: _Wanted = {}
+    for node in nodes:
+        try:
+            wanted[node.name] = node, tuple(_constraints(node, shared, node.name in halved))
+        except InvalidConstraint as error:
+            raise InvalidConstraint(f"{node.name}: {error}") from error
+    return wanted
 
 
 def _constraints(node: Node, shared: set[int], is_halved: bool) -> Iterator[ResourceConstraint]:
     for space, first, last in node.ranges:
-        if space == "pio" and last > U16_MAX:
-            continue
+        if space == "pio":
+            last = min(last, U16_MAX)
         cuts = [_UPPER_PORTS] if space == "pio" and is_halved and first < _UPPER_PORTS <= last else []
-        for low, end in pairwise([first, *cuts, last + 1]):
+        for low, end in pairwise([first, *cuts, last + 1]) if first <= last else ():
             yield _RANGES[space](end - low, (low, end - 1), align=1, policy="exact")
     for line in node.irqs:
         yield LegacyIrqConstraint(line, shared=line in shared)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import anyio
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from esrm.errors import StoreError
 from esrm.stores.base import Reader, Store, T, conflict
@@ -114,12 +114,13 @@ class MemoryStore(Store[E]):
             rows = self._write(batch, stream)
             records = CommittedVolatile(entered(rows, batch.drafts))
             self._tail.extend(records, batch.datas)
-            await cancel_shielded_checkpoint()  # only now that it stands, so that a close never comes before
-            return records
-        standing = stream[expected + 1 : expected + 1 + len(batch.ids)]
-        if standing and [row[3] for row in standing] == batch.ids:
-            return CommittedVolatile(decoded(self._codec, row) for row in standing)
-        raise conflict(batch, len(stream) - 1)
+        else:
+            standing = stream[expected + 1 : expected + 1 + len(batch.ids)]
+            if not standing or [row[3] for row in standing] != batch.ids:
+                raise conflict(batch, len(stream) - 1)
+            records = CommittedVolatile(decoded(self._codec, row) for row in standing)
+        await checkpoint()  # only now that it stands, so that a close never comes before
+        return records
 
     def _write(self, batch: Batch[E], stream: list[Row]) -> list[Row]:
         rows = seal(batch, len(self._shelf.rows), stream[-1][8] if stream else GENESIS)

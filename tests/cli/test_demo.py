@@ -79,10 +79,21 @@ def test_an_earlier_demo_is_replaced(ask: Ask, places: list[str]) -> None:
 
 
 def test_the_groups_store_is_the_demos(ask: Ask, places: list[str], tmp_path: Path) -> None:
-    """As with any command: what the line says before its name; but not the log in the environment."""
+    """As with any command: what the line says before its name."""
     answer = ask("--store", str(tmp_path / "mine.db"), "demo", *places[2:], "--fast")
     assert answer.code == 0
     assert ask("--store", str(tmp_path / "mine.db"), "vms").out.splitlines()[1].startswith("demo")
+
+
+def test_the_log_in_the_environment_is_not_the_demos(
+    ask: Ask, places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is where somebody works: the demo makes a log of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESRM_STORE", str(tmp_path / "work.db"))
+    assert ask("demo", *places[2:], "--fast").code == 0
+    assert (tmp_path / "esrm-demo.db").exists()
+    assert not (tmp_path / "work.db").exists()
 
 
 @pytest.mark.parametrize("line", [["demo", "--store", "memory:"], ["--store", "memory:", "demo"]])

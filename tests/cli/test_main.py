@@ -210,7 +210,7 @@ def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         assert option.resolve_envvar_value(ctx) == "1", variable
 
 
-@pytest.mark.parametrize("command", [["vms"], ["doctor"], ["demo"]])
+@pytest.mark.parametrize("command", [["vms"], ["doctor"], ["demo"], ["completion", "bash"]])
 def test_a_vm_is_not_passed_over(ask: Ask, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     """What is not about one VM refuses to be asked about one; a variable is for the other commands."""
     answer = ask("--vm", "nobody", *command)
@@ -337,6 +337,17 @@ def test_an_output_that_is_closed(story: Path, command: list[str]) -> None:
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "esrm: [Errno 9] Bad file descriptor: 'stdout'\n")
+
+
+@pytest.mark.parametrize("command", [["verify"], ["export"]])
+def test_nobody_to_tell_how_far_it_is(story: Path, command: list[str]) -> None:
+    """With stderr closed, as a daemon's may be, what is slow does its work and counts for nobody."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "esrm", "--store", str(story), *command],
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 1
 
 
 def test_an_output_that_does_not_know_the_letters(tmp_path: Path) -> None:

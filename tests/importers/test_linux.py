@@ -167,6 +167,29 @@ async def test_a_window_across_the_middle_of_all_ports(tmp_path: Path) -> None:
     }
 
 
+async def test_a_window_beyond_the_last_port(tmp_path: Path) -> None:
+    """What is above 0xffff is left out and told; what is below stays, so that what lies inside has where to lie."""
+    (tmp_path / "ioports").write_text(
+        "1000-1fff : PCI Bus 0001:00\n8000-17fff : PCI Bus 0001:00\n  9000-9fff : PCI Bus 0001:01\n"
+    )
+    async with esrm.open_store("memory:") as store:
+        done = await import_machine(store, root=tmp_path)
+        state = await esrm.History(store, "linux").at()
+    assert done.skipped == ("PCI Bus 0001:00: pio 0x10000-0x17fff is above 0xffff",)
+    assert {device.name: device.resources.pio_address_ranges() for device in state.walk()} == {
+        "PCI Bus 0001:00": [(0x1000, 0x1000), (0x8000, 0x8000)],
+        "PCI Bus 0001:01": [(0x9000, 0x1000)],
+    }
+
+
+async def test_a_range_that_no_constraint_holds_is_named(tmp_path: Path) -> None:
+    """All 2**64 bytes as one range do not fit the ancestor's sizes: the refusal says whose they are."""
+    (tmp_path / "iomem").write_text("0000000000000000-ffffffffffffffff : PCI Bus 0000:00\n")
+    async with esrm.open_store("memory:") as store:
+        with pytest.raises(esrm.InvalidConstraint, match=r"^PCI Bus 0000:00: MmioConstraint.size: "):
+            await import_machine(store, root=tmp_path)
+
+
 async def test_as_many_messages_as_pci_allows(tmp_path: Path) -> None:
     """2,048 are one group; one more, a gap or another type begins another, and MSI has groups of its own."""
     modes = {**dict.fromkeys([*range(30, 2079), 2080, 2081], "msix"), 2082: "msi", 2083: "msi"}

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from esrm.errors import Corrupt
+from esrm.errors import Corrupt, InUse
 from esrm.stores.base import Store
 from esrm.stores.sqlite import SqliteStore
 from esrm.testing import BytesCodec, drafts
@@ -54,6 +54,29 @@ async def test_a_checkpoint_resumes_where_it_was_taken(store: Store[bytes]):
     async for record in first:
         assert record.position == 5
         break
+
+
+async def test_one_task_at_a_time(store: Store[bytes]):
+    """Two that wait for one subscription would each miss what the other one is told: the second one is refused."""
+    shared = store.subscribe()
+    told: list[int] = []
+
+    async def follow() -> None:
+        async for record in shared:
+            told.append(record.position)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(InUse, match="another task is waiting for this subscription"):
+            await anext(shared.pages())
+        await write(store, "web-1", 3)
+        while len(told) < 3:
+            await checkpoint()
+        group.cancel_scope.cancel()
+    assert told == [1, 2, 3]
+    await write(store, "web-1", 1)
+    assert (await anext(shared)).position == 4
 
 
 async def test_pages_are_full_while_there_is_more_and_never_empty(store: Store[bytes]):
