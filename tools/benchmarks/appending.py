@@ -53,7 +53,7 @@ def append(bench: Bench) -> Report:
 
     With the head anchored at each commit (the default) against a bare insert that writes and syncs 512 bytes, too; and
     with the head anchored each second against a bare insert. *Inline* is with ``inline_ms=2``: on the event loop's own
-    thread while the disk is that quick. *The least* is what any append through a thread costs (``least.py``).
+    thread while the disk is that quick. *The least* is what any append costs (``least.py``).
     """
     report, number = Report(), bench.pick(smoke=20, small=100, full=250)
     cpu: dict[str, list[float]] = {"a command": [], "a command, inline": [], "the least": []}
@@ -68,8 +68,9 @@ def append(bench: Bench) -> Report:
         "command, each second": running(partial(_commands, _place(bench, "command"), number, [], "second")),
         "bare": partial(_bare_inserts, bench, number, anchored=False),
         "bare, anchored": partial(_bare_inserts, bench, number, anchored=True),
-        "the least": partial(_bare_inserts, bench, number, anchored=True, threaded=cpu["the least"]),
-        "the least, unanchored": partial(_bare_inserts, bench, number, anchored=False, threaded=[]),
+        "the least": partial(_bare_inserts, bench, number, _least_threaded(cpu["the least"]), anchored=True),
+        "the least, inline": partial(_bare_inserts, bench, number, least.inline, anchored=True),
+        "the least, unanchored": partial(_bare_inserts, bench, number, _least_threaded([]), anchored=False),
         "fdatasync": lambda: number * bare.sync(bench.folder / "sync", number, 4096),
     }
     if eventsourcing := _eventsourcing(report):
@@ -84,6 +85,7 @@ def append(bench: Bench) -> Report:
         Figure("store.append inline, of the same", speed(times, "append, inline", "bare, anchored"), at_least=0.8),
         Figure("store.append, of bare apsw, neither", speed(times, "append, each second", "bare"), at_least=0.8),
         Figure("the least through a thread, of bare apsw, both anchored", speed(times, "the least", "bare, anchored")),
+        Figure("the least on the event loop, of the same", speed(times, "the least, inline", "bare, anchored")),
         Figure("the least through a thread, of bare apsw, neither", speed(times, "the least, unanchored", "bare")),
         Figure("store.append, of the least through a thread, both anchored", speed(times, "append", "the least")),
         Figure("a manager's command, of bare apsw, both anchored", speed(times, "command", "bare, anchored")),
@@ -109,26 +111,37 @@ def append(bench: Bench) -> Report:
     return report
 
 
-def _bare_inserts(bench: Bench, number: int, *, anchored: bool, threaded: list[float] | None = None) -> float:
-    """Into a new file each time, as all others do: a WAL that still grows costs more to sync than one written again.
+Insert = Callable[[bare.Twin, list[Any], Path | None], float]
+"""Writes rows one commit each, and a head beside them if it is given; returns the seconds that it took."""
 
-    With ``threaded``, as ``least`` has it; the CPU time goes there.
-    """
+
+def _one_by_one(twin: bare.Twin, rows: list[Any], head: Path | None) -> float:
+    start = time.perf_counter()
+    twin.insert_each(rows, head)
+    return time.perf_counter() - start
+
+
+def _least_threaded(cpu: list[float]) -> Insert:
+    """As ``least.appends``; the CPU time that it takes is noted, too."""
+
+    def insert(twin: bare.Twin, rows: list[Any], head: Path | None) -> float:
+        used = time.process_time()
+        seconds = least.appends(twin, [rows], head)
+        cpu.append(time.process_time() - used)
+        return seconds
+
+    return insert
+
+
+def _bare_inserts(bench: Bench, number: int, insert: Insert = _one_by_one, *, anchored: bool) -> float:
+    """Into a new file each time, as all others do: a WAL that still grows costs more to sync than one written again."""
     place = _fresh(bench, "bare")
     twin = bare.Twin(logs.many(bench, bench.sizes[0]), place, limit=number)
     rows = [
         (position, 1, position, *row[3:])
         for position, row in zip(count(1), islice(cycle(twin.rows), number), strict=False)
     ]
-    head = place.with_suffix(".head") if anchored else None
-    if threaded is not None:
-        used = time.process_time()
-        seconds = least.appends(twin, [rows], head)
-        threaded.append(time.process_time() - used)
-    else:
-        start = time.perf_counter()
-        twin.insert_each(rows, head)
-        seconds = time.perf_counter() - start
+    seconds = insert(twin, rows, place.with_suffix(".head") if anchored else None)
     twin.close()
     place.unlink()
     return seconds

@@ -1,8 +1,9 @@
-"""The least that an append through a thread costs: the bare rows, sealed and synced, and nothing else of a store.
+"""The least that an append costs: the bare rows, sealed and synced, and nothing else of a store.
 
 A task waits for a future; one thread seals what waits (the two SHA-256 of a record), writes it in one commit, anchors,
 and has the event loop answer. Nothing is checked, encoded, decided or kept. Any store that seals its records and keeps
 the disk off the event loop does all of this and more, so beside each goal it tells how much of the missing is ours.
+``inline`` is the same without the thread, for a store that blocks the loop, but gives others a turn.
 Next: ``appending.py``, which asks it.
 """
 
@@ -93,6 +94,26 @@ def appends(twin: bare.Twin, streams: list[list[Any]], head: Path | None) -> flo
                 group.create_task(one(thread, rows))
         seconds = time.perf_counter() - start
         thread.stop()
+        return seconds
+
+    return asyncio.run(run())
+
+
+def inline(twin: bare.Twin, rows: list[Any], head: Path | None) -> float:
+    """The seconds that it takes to append the rows one after the other on the event loop's own thread."""
+
+    async def run() -> float:
+        anchor = None if head is None else bare.Head(head)
+        start = time.perf_counter()
+        for row in rows:
+            await asyncio.sleep(0)
+            seal(row)
+            twin.insert_together([row])
+            if anchor is not None:
+                anchor.write()
+        seconds = time.perf_counter() - start
+        if anchor is not None:
+            anchor.close()
         return seconds
 
     return asyncio.run(run())

@@ -27,9 +27,9 @@ is the same few instructions everywhere, and tells how quick the core was just t
 The yardsticks: *rows + decode* reads the same rows with apsw and decodes them with msgspec, and does nothing else;
 *bare apsw* writes the same rows to the same tables with the same durability, without events, hashes or threads; the
 peers are other event sourcing libraries doing the same five-step life of a device in their own way, at their best.
-*The least* is bare apsw with what no store can leave out that seals its records and keeps the disk off the event loop:
-two hashes a record; in bulk the encoding of its event, elsewhere a task that waits for a thread. What a goal asks
-beyond it is asked of Python, of SQLite or of the machine.
+*The least* is bare apsw with what no store can leave out that seals its records and lives beside an event loop: two
+hashes a record; in bulk the encoding of its event, elsewhere a task that waits for a thread (or *on the event loop*,
+for a turn of that). What a goal asks beyond it is asked of Python, of SQLite or of the machine.
 
 *slope* is the exponent of growth of the cost beside it: 0 is flat, 1 is ten times the cost at ten times the size. A
 goal is judged at the largest size measured. The asynchronous rows run on asyncio, since the peers know nothing else.
