@@ -108,7 +108,7 @@ def _replay(
                     if evolve(state, event).revision != revision:
                         raise Corrupt("it does not follow on the record before it")
             except Corrupt as error:
-                fault = position, f"{source.names().get(key, '')}, revision {revision} (position {position}): {error}"
+                fault = position, str(Corrupt.at(source.names().get(key, ""), revision, position, error))
                 break
     names = source.names()
     return {names.get(key, ""): state for key, state in states.items()}, fault

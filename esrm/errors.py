@@ -14,7 +14,8 @@
     |   |-- UnknownDevice        no device of that name lives in this VM
     |   |-- DuplicateDevice      a device of that name lives already
     |   |-- NotAllocated         nothing is held there by the one who asks
-    |   |-- InUse                children still live inside the device, or another task has it, or the manager, in hand
+    |   |-- InUse                children still live inside the device; or another task has it in hand, or the manager,
+    |   |                        projection or subscription that was asked
     |   |-- NotMapped            nobody answers at this address
     |   |-- InvalidAccess        an access does not fit one registered range whole
     |   |-- TooLarge             a record exceeds a stated limit
@@ -94,7 +95,8 @@ class NotAllocated(Refused):
 
 
 class InUse(Refused):
-    """A device whose children still live or hold resources inside it cannot leave; or another task is busy with it."""
+    """A device whose children still live or hold resources inside it cannot leave; or another task is busy with it, or
+    with the manager, projection or subscription that was asked."""
 
 
 class NotMapped(Refused):
@@ -123,6 +125,11 @@ class Conflict(EsrmError):
 
 class Corrupt(EsrmError):
     """The log cannot be what was written: stop, keep the file, run ``esrm verify``."""
+
+    @classmethod
+    def at(cls, vm: str, revision: int, position: int, why: object) -> Corrupt:
+        """The same, told with the record at which a replay found it."""
+        return cls(f"{vm}, revision {revision} (position {position}): {why}")
 
 
 class Unproven(Corrupt):

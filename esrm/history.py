@@ -89,7 +89,7 @@ def step(state: VmState, vm: str, payload: Payload) -> tuple[int, int]:
     try:
         evolve(state, e.decode(data))
     except Corrupt as error:
-        raise Corrupt(f"{vm}, revision {revision} (position {position}): {error}") from error
+        raise Corrupt.at(vm, revision, position, error) from error
     return position, time_ns
 
 

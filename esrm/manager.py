@@ -204,6 +204,9 @@ class ResourceManager:
 
         A request is a constraint (all such make one nameless device), the name of a declared device, or a pair of a
         name and its constraints.
+
+        Raises:
+            UnknownDevice, WrongPhase, InUse, InvalidConstraint, InvalidName, TooLarge: a request that is not one.
         """
         return decide.plan(self._state, requests)
 

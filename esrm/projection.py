@@ -110,7 +110,7 @@ class Projection:
         try:
             evolve(self.states.get(record.vm) or self.states.setdefault(record.vm, VmState()), record.event)
         except Corrupt as error:
-            raise Corrupt(f"{record.vm}, revision {record.revision} (position {record.position}): {error}") from error
+            raise Corrupt.at(record.vm, record.revision, record.position, error) from error
         self._position = record.position
 
     def _wake(self) -> None:

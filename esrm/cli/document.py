@@ -38,7 +38,7 @@ def build(past: Past) -> Document:
         try:
             evolve(state, record.event)
         except Corrupt as error:
-            raise Corrupt(f"{past.vm}, revision {record.revision} (position {record.position}): {error}") from error
+            raise Corrupt.at(past.vm, record.revision, record.position, error) from error
         moments.append(_moment(record))
         for device in devices_of(record.event):
             _follow(state, device, record.revision, held, holdings)

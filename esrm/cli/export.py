@@ -18,7 +18,6 @@ from esrm.cli.files import output_option, writing
 from esrm.cli.options import Asked, common
 from esrm.cli.progress import Progress
 from esrm.core import events
-from esrm.errors import Corrupt
 from esrm.stores.records import decoded
 
 TICK = 1000
@@ -74,10 +73,7 @@ def _records(asked: Asked, after: int | None, tick: Progress) -> Iterator[Export
     if vm is not None and after is not None:
         since = asked.reader.revision_at_position(vm, after)
     for count, row in enumerate(asked.reader.rows(vm, since)):
-        try:
-            record = decoded(events, row)
-        except Corrupt as error:
-            raise Corrupt(f"{row[1]}, revision {row[2]} (position {row[0]}): {error}") from error
+        record = decoded(events, row)
         if count % TICK == 0:
             tick(record.position)
         yield Exported(

@@ -380,14 +380,13 @@ def _movable(state: VmState, name: str) -> DeviceState:
     device = state.devices.get(name)
     if device is None or device.phase not in BY_EVENT[e.ResourcesMoved]:
         raise _out_of_order(state, name, e.ResourcesMoved)
-    if name in state._children:
-        _alone(state, name)
+    _alone(state, name)
     return device
 
 
 def _alone(state: VmState, name: str) -> None:
     """What a device holds changes only while nobody inside it holds anything."""
-    if inside := state.holding_inside(name):
+    if name in state._children and (inside := state.holding_inside(name)):
         raise Corrupt(
             f"revision {state.revision + 1}: {name!r:.80} changes what it holds around {inside[0]!r:.80}, "
             "which lives inside it and holds something"
@@ -416,8 +415,7 @@ def _constraints_declared(state: VmState, event: e.ConstraintsDeclared, device: 
 
 
 def _resources_allocated(state: VmState, event: e.ResourcesAllocated, device: DeviceState, phase: Phase) -> None:
-    if device.name in state._children:
-        _alone(state, device.name)
+    _alone(state, device.name)
     entered = DeviceState(device.name, device.kind, device.parent, phase, device.constraints, event.resources)
     state.devices[device.name] = entered
     if state._allocator is not None:
@@ -427,8 +425,7 @@ def _resources_allocated(state: VmState, event: e.ResourcesAllocated, device: De
 def _resources_released(state: VmState, event: e.ResourcesReleased, device: DeviceState, phase: Phase) -> None:
     if event.resources != device.allocated:
         raise Corrupt(f"revision {state.revision + 1}: {device.name!r:.80} releases what it does not hold")
-    if device.name in state._children:
-        _alone(state, device.name)
+    _alone(state, device.name)
     if state._allocator is not None:
         state._give(device)
     state.devices[device.name] = DeviceState(device.name, device.kind, device.parent, phase, device.constraints)

@@ -228,6 +228,15 @@ def test_reading_what_cannot_be_exits_with_3(ask: Ask, damage: Damage, command: 
     assert "Nonsense" in answer.err
 
 
+def test_export_names_a_record_that_is_none(ask: Ask, damage: Damage) -> None:
+    """Once, and ends there: what cannot have been written is no record to hand on."""
+    bad = damage('UPDATE records SET data = \'{"type":"Nope"}\' WHERE revision = 24')
+    answer = ask("--store", bad, "export")
+    assert answer.code == 3
+    assert answer.err.startswith("esrm: web-1@24 (position 25): unknown event type 'Nope'")
+    assert answer.err.count("position") == 1
+
+
 @pytest.mark.parametrize("command", ["tree", "map", "stats", "page"])
 def test_an_event_that_cannot_have_happened_is_named(ask: Ask, damage: Damage, command: str) -> None:
     """By every command that replays, in the same words: of which VM it is, and where it stands."""
